@@ -1,0 +1,30 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install everything into .venv (quick when nothing changed)
+	@launch/setup.sh
+
+demo: setup ## train an AnyNet on real handwritten digits in two processes
+	@launch/demo.sh
+
+test: lint ## run linter, type checker and all tests
+	.venv/bin/pytest
+
+test-quick: setup ## run the tests that take less than two minutes together
+	.venv/bin/pytest -m "not slow"
+
+lint: setup ## run linter and type checker
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck launch/*.sh
+
+format: setup ## format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: ## remove caches and the environment; data and runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

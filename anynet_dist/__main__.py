@@ -1,0 +1,8 @@
+"""`python -m anynet_dist` is the `anynet` command; so `accelerate launch -m anynet_dist train ...` works."""
+
+import sys
+
+from anynet_dist.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

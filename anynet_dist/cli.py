@@ -1,0 +1,117 @@
+"""The `anynet` command: finds the sub-command's module in anynet_dist/commands, and only then imports it.
+
+A command's module has `configure(parser)` and `run(args)`; the first line of its docstring is its help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import pkgutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from anynet_dist import commands
+from anynet_dist.system.errors import UserError, nearest_name, unknown_name
+
+DESCRIPTION = (
+    "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
+)
+# Other ranks hold errors back this long: the same error ends rank 0, upon which the launcher stops them.
+OTHER_RANKS_WAIT_S = 5.0
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError, names the nearest option, and leaves a config's overrides in `args.overrides`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, but what is unknown is a config's override or refused."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if hasattr(parsed, "overrides"):
+            parsed.overrides = [*parsed.overrides, *unknown]
+        elif unknown:
+            nearest = nearest_name(unknown[0].partition("=")[0], self._option_string_actions)
+            hint = f"; did you mean '{nearest}'?" if nearest else ""
+            self.error(f"unexpected argument '{unknown[0]}'{hint}")
+        return parsed, []
+
+    def format_help(self) -> str:
+        """The usual help, and the config's options where the command takes them."""
+        if self.get_default("overrides") is None:
+            return super().format_help()
+        from anynet_dist.config.arguments import config_help
+
+        return f"{super().format_help()}\n{config_help()}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's) and return the exit code."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except UserError as error:
+        _print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+    elif argv[0] == "--version":
+        sys.stdout.write(f"anynet {version('anynet-dist')}\n")
+    elif argv[0] not in _command_names():
+        raise unknown_name("command", argv[0], _command_names())
+    else:
+        module = importlib.import_module(f"{commands.__name__}.{argv[0]}")
+        parser = Parser(prog=f"anynet {argv[0]}", description=module.__doc__)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.configure(parser)
+        module.run(parser.parse_args(argv[1:]))
+
+
+def _command_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(commands.__path__)]
+
+
+def _overview() -> str:
+    """The help of `anynet` itself; docstrings are read from the sources, for importing takes long."""
+    lines = ["usage: anynet COMMAND ...", "", DESCRIPTION, "", "commands:"]
+    for name in _command_names():
+        source = Path(commands.__path__[0], f"{name}.py").read_text(encoding="utf-8")
+        summary, *_ = (ast.get_docstring(ast.parse(source)) or "").splitlines()
+        lines.append(f"  {name:10}{summary}")
+    return "\n".join([*lines, "", "'anynet COMMAND --help' tells more.", ""])
+
+
+def _print_error(error: UserError) -> None:
+    rank = int(os.environ.get("RANK", "0"))
+    if rank != 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a trainer may have taken it over
+        time.sleep(OTHER_RANKS_WAIT_S)
+    name = f"anynet [rank {rank}]" if rank else "anynet"
+    for line in str(error).splitlines():
+        print(f"{name}: error: {line}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Rules between options: what contradicts, and what was set in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from anynet_dist.config.schema import Config
+
+
+class Conflict(NamedTuple):
+    """Options that cannot go together, the one to change first."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+def conflicts(config: Config) -> Iterator[Conflict]:
+    """All contradictions in a config whose values are each valid."""
+    yield from _run_conflicts(config)
+    yield from _data_conflicts(config)
+    yield from _schedule_conflicts(config)
+    if config.optim.name == "sgd" and config.optim.nesterov and config.optim.momentum == 0:
+        keys = ("optim.momentum", "optim.nesterov")
+        yield Conflict(keys, "Nesterov needs a momentum above 0; otherwise set optim.nesterov to false")
+
+
+def _run_conflicts(config: Config) -> Iterator[Conflict]:
+    if config.run.overwrite and config.run.resume == "auto":
+        yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
+    if config.run.cpu and config.train.precision == "fp16":
+        yield Conflict(("train.precision", "run.cpu"), "fp16 needs a GPU; with run.cpu take bf16 or fp32")
+
+
+def _data_conflicts(config: Config) -> Iterator[Conflict]:
+    if config.data.val is not None and config.data.val_fraction > 0:
+        message = "data.val already gives validation images; drop one of the two"
+        yield Conflict(("data.val_fraction", "data.val"), message)
+    for name in ("crop_scale", "crop_aspect"):
+        smallest, largest = getattr(config.data.augment, name)
+        if smallest > largest:
+            message = f"the smallest comes first (got [{smallest}, {largest}])"
+            yield Conflict((f"data.augment.{name}",), message)
+
+
+def _schedule_conflicts(config: Config) -> Iterator[Conflict]:
+    schedule, epochs = config.schedule, config.train.epochs
+    warmup = schedule.warmup_epochs
+    if warmup > epochs:
+        message = f"{warmup:g} epochs of warm-up are longer than the training, train.epochs: {epochs}"
+        yield Conflict(("schedule.warmup_epochs", "train.epochs"), message)
+    if schedule.name == "multistep":
+        later = schedule.milestones[1:]
+        if any(one >= next_one for one, next_one in zip(schedule.milestones, later, strict=False)):
+            yield Conflict(("schedule.milestones",), f"must rise (got {schedule.milestones})")
+        first = min(schedule.milestones, default=warmup)
+        if first < warmup:
+            message = f"the first, {first:g}, falls into the warm-up, schedule.warmup_epochs: {warmup:g}"
+            yield Conflict(("schedule.milestones", "schedule.warmup_epochs"), message)
+
+
+def without_effect(config: Config, chosen: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The options among `chosen` that change nothing in this config, each with the reason."""
+    for keys, idle, reason in _idle_options(config):
+        if idle:
+            yield from ((key, reason) for key in keys if key in chosen)
+
+
+def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
+    sgd = config.optim.name == "sgd"
+    schedule = config.schedule
+    late = schedule.name == "multistep" and any(at >= config.train.epochs for at in schedule.milestones)
+    no_crop = not config.data.augment.random_resized_crop
+    return [
+        (("optim.momentum", "optim.nesterov"), not sgd, "only optim.name: sgd uses it"),
+        (("optim.betas", "optim.eps"), sgd, "only optim.name: adam and adamw use it"),
+        (("schedule.milestones", "schedule.gamma"), schedule.name != "multistep", "only multistep uses it"),
+        (("schedule.milestones",), late, "training ends before the last of them (train.epochs)"),
+        (("schedule.final",), schedule.name in ("multistep", "constant"), "only cosine and onecycle use it"),
+        (
+            ("schedule.warmup_start",),
+            schedule.warmup_epochs == 0,
+            "there is no warm-up (schedule.warmup_epochs)",
+        ),
+        (("ema.every", "ema.warmup"), config.ema.decay is None, "there is no average without ema.decay"),
+        (
+            ("data.augment.crop_scale", "data.augment.crop_aspect"),
+            no_crop,
+            "only data.augment.random_resized_crop uses it",
+        ),
+        (
+            ("tracking.wandb_project", "tracking.wandb_entity", "tracking.tags"),
+            config.tracking.wandb == "off",
+            "tracking.wandb is off",
+        ),
+    ]

@@ -1,0 +1,188 @@
+"""The schema seen as a flat table: every option by its dotted key, with type, default and meaning."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from anynet_dist.config import schema
+from anynet_dist.system.errors import nearest_name
+
+# What others call these options, where the spelling alone would not lead there.
+OTHER_NAMES = {
+    "amp": "train.precision",
+    "base_lr": "optim.lr",
+    "batch_size": "train.global_batch",
+    "depths": "model.num_blocks_per_stage",
+    "grad_clip": "train.clip_grad_norm",
+    "groups": "model.group_width",
+    "learning_rate": "optim.lr",
+    "mixed_precision": "train.precision",
+    "num_epochs": "train.epochs",
+    "num_workers": "data.workers",
+    "output_dir": "run.dir",
+    "wd": "optim.weight_decay",
+    "widths": "model.num_channels",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One value of the config."""
+
+    key: str
+    type: Any
+    default: Any
+    doc: str
+
+    @property
+    def alternatives(self) -> tuple[Any, ...]:
+        """The types it may have, without the constraints on them."""
+        return tuple(_bare(member) for member in _members(self.type))
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether several values can be given."""
+        return any(get_origin(kind) in (list, tuple) for kind in self.alternatives)
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether a value by itself can be given."""
+        return any(
+            get_origin(kind) not in (list, tuple) and kind is not NoneType for kind in self.alternatives
+        )
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a value is text, so that `1` means the text and not the number."""
+        inner = [
+            _bare(item) for kind in self.alternatives if get_origin(kind) is list for item in get_args(kind)
+        ]
+        return any(kind is str or get_origin(kind) is Literal for kind in (*self.alternatives, *inner))
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false."""
+        return self.alternatives == (bool,)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names it may take, where they are a fixed set."""
+        return next((get_args(kind) for kind in self.alternatives if get_origin(kind) is Literal), ())
+
+    @property
+    def expected(self) -> str:
+        """What it must be, in words."""
+        return " or ".join(_in_words(kind) for kind in _members(self.type) if kind is not NoneType)
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option by its dotted key, in the order of the schema."""
+    return {option.key: option for option in _options_of(schema.Config, "")}
+
+
+@cache
+def sections() -> dict[str, str]:
+    """The meaning of every section by its dotted name."""
+    return dict(_sections_of(schema.Config, ""))
+
+
+def nearest_key(key: str) -> str | None:
+    """The option most likely meant by an unknown `key`, also when it stands in the wrong section."""
+    name = key.rpartition(".")[2]
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
+    same_name = [known for known in options() if known.rpartition(".")[2] == name]
+    if same_name:
+        return max(same_name, key=lambda known: SequenceMatcher(None, key, known).ratio())
+    by_name = {known.rpartition(".")[2]: known for known in options()}
+    nearest = nearest_name(name, by_name)
+    return nearest_name(key, options()) or (by_name[nearest] if nearest else None)
+
+
+def _options_of(section: type, prefix: str) -> Iterator[Option]:
+    types = get_type_hints(section, include_extras=True)
+    for field in dataclasses.fields(section):
+        key, kind = f"{prefix}{field.name}", types[field.name]
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield from _options_of(kind, f"{key}.")
+        else:
+            yield Option(key, kind, _default(field), _docs().get((section.__name__, field.name), ""))
+
+
+def _sections_of(section: type, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, kind in get_type_hints(section).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            yield f"{prefix}{name}", inspect.getdoc(kind) or ""
+            yield from _sections_of(kind, f"{prefix}{name}.")
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+@cache
+def _docs() -> dict[tuple[str, str], str]:
+    """The docstrings under the fields, which python itself does not keep, by class and field."""
+    docs = {}
+    for section in ast.parse(inspect.getsource(schema)).body:
+        if not isinstance(section, ast.ClassDef):
+            continue
+        for field, below in zip(section.body, section.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                assert isinstance(below.value, ast.Constant)
+                docs[section.name, field.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _in_words(kind: Any, many: bool = False) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_words(arguments[0], many) + _bounds(arguments[1])
+    if origin is list:
+        return f"a list of {_in_words(arguments[0], many=True)}"
+    if origin is tuple:
+        return f"a list of {len(arguments)} {_in_words(arguments[0], many=True)}"
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    one, several = {
+        bool: ("true or false", "truth values"),
+        int: ("a whole number", "whole numbers"),
+        float: ("a number", "numbers"),
+        str: ("text", "texts"),
+    }[kind]
+    return several if many else one
+
+
+def _bounds(constraint: FieldInfo) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in constraint.metadata
+        for name, sign in signs.items()
+        if hasattr(rule, name)
+    ]
+    return f" {' and '.join(bounds)}" if bounds else ""

@@ -1,0 +1,257 @@
+"""Every option of a run, with its meaning and default. Imports neither torch nor any other room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+LoaderName = Literal["auto", "ffcv", "torch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run lives and what makes it repeatable."""
+
+    name: str | None = None
+    """Name of the run. Default: the name of the config file."""
+    dir: str | None = None
+    """The run folder. Default: runs/NAME."""
+    seed: NonNegativeInt = 0
+    """Seeds the weights, the sample order, the augmentation and the train/val split."""
+    resume: str = "never"
+    """`auto` goes on from the run folder's last checkpoint if there is one, `never` starts afresh,
+    a path goes on from that checkpoint."""
+    overwrite: bool = False
+    """Start afresh in a run folder that already holds a run, removing what is in it."""
+    cpu: bool = False
+    """Stay on the CPU even where a GPU is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """An AnyNet. Whatever is left out comes from the preset, or from the default it names."""
+
+    preset: str | None = None
+    """A network by name, such as resnet50 or regnetx_400mf; the other fields change it."""
+    block_type: str | list[str] | None = None
+    """Block of all stages, or one a stage. Default: bottleneck."""
+    num_stages: Count | None = None
+    """Number of stages. Default: the length of num_blocks_per_stage."""
+    num_blocks_per_stage: Count | list[Count] | None = None
+    """Depth: blocks in each stage."""
+    num_channels: list[Count] | None = None
+    """Widths: the stem's, then each stage's."""
+    bottleneck_ratio: Positive | list[Positive] | None = None
+    """Width of a stage over the width inside its blocks; below 1 inverts the bottleneck. Default: 1."""
+    group_width: Count | list[Count] | None = None
+    """Channels in one group of the 3x3 convolution. Default: one group."""
+    strides: Count | list[Count] | None = None
+    """Stride of each stage's first block. Default: 2."""
+    stem: str | None = None
+    """The stem. Default: conv3x3_s2."""
+    head: str | None = None
+    """The head. Default: linear."""
+    se_ratio: NonNegative | None = None
+    """Squeeze-excitation width over the block's input width; 0 leaves it out. Default: 0."""
+    dropout: Fraction | None = None
+    """Dropout before the classifier. Default: 0."""
+    num_classes: Count | None = None
+    """Number of classes. Default: the data's."""
+    zero_init_residual: bool | None = None
+    """Start each residual block as the identity. Default: false."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training images; each is a function of (seed, epoch, sample)."""
+
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    translate: NonNegativeInt = 0
+    """Shift by up to this many pixels in both directions, filling with the mean colour."""
+    cutout: NonNegativeInt = 0
+    """Side in pixels of a square painted with the mean colour."""
+    random_resized_crop: bool = False
+    """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    """Area of that rectangle as a share of the image, smallest and largest."""
+    crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
+    """Aspect ratio of that rectangle, smallest and largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images are and how they are loaded."""
+
+    train: str | None = None
+    """Training images: a .beton file or a folder with one folder a class."""
+    val: str | None = None
+    """Validation images: they choose the best checkpoint."""
+    test: str | None = None
+    """Test images: looked at once, when training has ended."""
+    val_fraction: Fraction = 0.0
+    """Without data.val: hold out this share of the training images for validation, chosen by the seed."""
+    loader: LoaderName = "auto"
+    """`ffcv`, `torch` (torchvision), or `auto`: FFCV where it is installed and the file is a .beton."""
+    workers: Count | None = None
+    """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's share of the cores."""
+    train_res: Count | None = None
+    """Side in pixels of training images. Default: the images' own, where all have one size."""
+    eval_res: Count | None = None
+    """Side in pixels of evaluated images. Default: data.train_res."""
+    eval_crop_ratio: Share = 224 / 256
+    """Share of the shorter side that the evaluation's centre crop keeps, where images differ in size."""
+    mean: tuple[float, float, float] | None = None
+    """Mean colour in 0..1 taken off each pixel. Default: what was measured when the data was built."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Standard deviation in 0..1 by which each pixel is divided. Default: as for the mean."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes to training images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how large, how precise."""
+
+    epochs: Count = 10
+    """Passes over the training images."""
+    max_steps: Count | None = None
+    """Stop after this many optimizer steps, though epochs are left; the schedule then spans these."""
+    global_batch: Count = 512
+    """Images in one optimizer step, over all devices. The learning rate belongs to it."""
+    max_device_batch: Count | None = None
+    """At most this many images at a time on one device; more are split into accumulated gradients."""
+    precision: Precision = "auto"
+    """`auto` is bf16 where the device computes in it, fp32 elsewhere."""
+    memory_format: MemoryFormat = "auto"
+    """`auto` times both on the real model and takes the faster."""
+    label_smoothing: Fraction = 0.0
+    """Share of each label spread over all classes."""
+    clip_grad_norm: Positive | None = None
+    """Scale gradients down to at most this norm."""
+    compile: bool = False
+    """Compile the model with torch.compile; the first steps are slow, the rest faster."""
+    deterministic: bool = False
+    """Only deterministic kernels, where torch has them; slower."""
+    log_every: Count = 50
+    """Optimizer steps between two training records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The optimizer. `adam` adds weight decay to the gradient, `adamw` decays the weights."""
+    lr: Positive = 0.1
+    """Peak learning rate at train.global_batch."""
+    weight_decay: NonNegative = 5.0e-5
+    """Weight decay."""
+    decay_norm_and_bias: bool = False
+    """Decay the parameters of normalisation layers and biases too."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = True
+    """Nesterov momentum in sgd."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay of the running averages of adam and adamw."""
+    eps: Positive = 1.0e-8
+    """Added to the denominator of adam and adamw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over time, set before every optimizer step."""
+
+    name: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
+    """Shape of the curve after the warm-up. `onecycle` is linear up, then linear down."""
+    warmup_epochs: NonNegative = 0.0
+    """Epochs of linear rise; for onecycle the time of the peak."""
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the learning rate that the rise starts from."""
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the learning rate at the end of cosine and onecycle."""
+    milestones: list[NonNegative] = field(default_factory=lambda: [100.0, 150.0])
+    """Epochs at which multistep multiplies the learning rate."""
+    gamma: Share = 0.1
+    """What multistep multiplies it by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Exponential moving average of the weights, evaluated beside the raw ones."""
+
+    decay: Fraction | None = None
+    """Share of the average kept at each update. Default: no average."""
+    every: Count = 1
+    """Optimizer steps between two updates; the decay is raised to this power."""
+    warmup: bool = True
+    """Let the decay grow with the number of updates at first, min(decay, (1 + n) / (10 + n))."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation during and after training."""
+
+    every: Count = 1
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+    batch_size: Count = 512
+    """Images at a time on each device."""
+    precise_bn: NonNegativeInt = 0
+    """Before evaluating, recompute batch-norm statistics over this many training images; 0 keeps the running
+    ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints in the run folder."""
+
+    every: Count = 1
+    """Epochs between two checkpoints; the last epoch always has one."""
+    keep: Count = 2
+    """Keep the newest this many, beside the best and the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where to watch the run, beside the console and metrics.jsonl."""
+
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases."""
+    wandb_project: str = "anynet"
+    """Project in Weights & Biases."""
+    wandb_entity: str | None = None
+    """Team or user in Weights & Biases. Default: the one logged in."""
+    tags: list[str] = field(default_factory=list)
+    """Tags in Weights & Biases."""
+    tensorboard: bool = False
+    """TensorBoard, with the graph of an example input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run, whole."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    plugins: list[str] = field(default_factory=list)
+    """Python files of yours that register blocks, stems or heads; relative to the config file."""

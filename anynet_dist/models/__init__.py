@@ -1,0 +1,46 @@
+"""The networks: blocks, stems and heads by name, AnyNet, RegNet, the zoo, and what each network costs."""
+
+from anynet_dist.models import blocks, heads, listing, stems
+from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet
+from anynet_dist.models.complexity import (
+    Complexity,
+    PartComplexity,
+    Tally,
+    check_resolution,
+    network_complexity,
+    part_complexities,
+)
+from anynet_dist.models.registry import load_plugins, register_block, register_head, register_stem
+from anynet_dist.models.regnet import regnet_description, regnet_stages
+from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
+from anynet_dist.models.vocabulary import network_spec
+from anynet_dist.models.zoo import preset_description, preset_names
+
+__all__ = [
+    "AnyNet",
+    "Complexity",
+    "HeadSpec",
+    "NetworkSpec",
+    "PartComplexity",
+    "StageSpec",
+    "StemSpec",
+    "Tally",
+    "anynet_from_params",
+    "blocks",
+    "build_anynet",
+    "check_resolution",
+    "heads",
+    "listing",
+    "load_plugins",
+    "network_complexity",
+    "network_spec",
+    "part_complexities",
+    "preset_description",
+    "preset_names",
+    "register_block",
+    "register_head",
+    "register_stem",
+    "regnet_description",
+    "regnet_stages",
+    "stems",
+]

@@ -1,0 +1,173 @@
+"""Blocks, stems and heads by name, and the users' own ones from plug-in files.
+
+A block, stem or head is an `nn.Module` class registered under a name:
+
+    @register_block("my_block")
+    class MyBlock(nn.Module):
+        def __init__(self, width_in: int, width_out: int, stride: int, group_width: int | None = None): ...
+
+What it takes beyond its first arguments it asks for by name, and only that is passed to it:
+
+- a block: `(width_in, width_out, stride)` and any of `bottleneck_ratio`, `group_width`, `se_ratio`;
+- a stem: `(width_in, width_out)`;
+- a head: `(width_in)` and any of `num_classes`, `dropout`.
+
+A static method `complexity(tally, ...)` with the same arguments, the tally in place of `width_in`, counts the
+part without building it (see complexity.py). Without one the part is built on the meta device and measured,
+which is slower and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from anynet_dist.system.errors import UserError, unknown_name
+
+Part = type[nn.Module]
+PartClass = TypeVar("PartClass", bound=Part)
+
+BLOCKS: dict[str, Part] = {}
+STEMS: dict[str, Part] = {}
+HEADS: dict[str, Part] = {}
+_PARAMETER_NAMES: dict[Part, frozenset[str]] = {}
+
+BLOCK_OPTIONS = ("bottleneck_ratio", "group_width", "se_ratio")
+HEAD_OPTIONS = ("num_classes", "dropout")
+
+
+def register_block(name: str) -> Callable[[PartClass], PartClass]:
+    """Register a block class under `name`."""
+    return _register("block", BLOCKS, name, ("width_in", "width_out", "stride"), BLOCK_OPTIONS)
+
+
+def register_stem(name: str) -> Callable[[PartClass], PartClass]:
+    """Register a stem class under `name`."""
+    return _register("stem", STEMS, name, ("width_in", "width_out"), ())
+
+
+def register_head(name: str) -> Callable[[PartClass], PartClass]:
+    """Register a head class under `name`."""
+    return _register("head", HEADS, name, ("width_in",), HEAD_OPTIONS)
+
+
+def get_block(name: str) -> Part:
+    """The block class called `name`; a UserError with the nearest name when there is none."""
+    return _get("block_type", BLOCKS, name)
+
+
+def get_stem(name: str) -> Part:
+    """The stem class called `name`; a UserError with the nearest name when there is none."""
+    return _get("stem", STEMS, name)
+
+
+def get_head(name: str) -> Part:
+    """The head class called `name`; a UserError with the nearest name when there is none."""
+    return _get("head", HEADS, name)
+
+
+def parameter_names(part: Part) -> frozenset[str]:
+    """The names of the arguments that the part's constructor takes."""
+    if part not in _PARAMETER_NAMES:
+        _PARAMETER_NAMES[part] = frozenset(inspect.signature(part).parameters)
+    return _PARAMETER_NAMES[part]
+
+
+def wanted_options(part: Part, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options` that the part's constructor takes."""
+    names = parameter_names(part)
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _get(kind: str, registry: dict[str, Part], name: str) -> Part:
+    if name not in registry:
+        raise unknown_name(kind, name, registry)
+    return registry[name]
+
+
+def _register(
+    kind: str, registry: dict[str, Part], name: str, first: tuple[str, ...], options: tuple[str, ...]
+) -> Callable[[PartClass], PartClass]:
+    def register(part: PartClass) -> PartClass:
+        if name in registry:
+            other = registry[name]
+            raise UserError(
+                f"{kind} '{name}' is already registered ({other.__module__}.{other.__qualname__})"
+            )
+        _check_signature(kind, name, part, first, options)
+        registry[name] = part
+        return part
+
+    return register
+
+
+def _check_signature(
+    kind: str, name: str, part: Part, first: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    if not (inspect.isclass(part) and issubclass(part, nn.Module)):
+        raise UserError(f"{kind} '{name}' must be a subclass of torch.nn.Module")
+    parameters = inspect.signature(part).parameters
+    if tuple(parameters)[: len(first)] != first:
+        found = ", ".join(parameters)
+        raise UserError(f"{kind} '{name}' must take ({', '.join(first)}, ...) first; it takes ({found})")
+    for parameter in list(parameters.values())[len(first) :]:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            allowed = ", ".join(options) or "no others"
+            raise UserError(
+                f"{kind} '{name}' needs an argument '{parameter.name}' that nobody gives it: "
+                f"give it a default value (passed by name: {allowed})"
+            )
+
+
+def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Import users' own python files, each once in a process, so that what they register can be named.
+
+    Raises:
+        UserError: a file is missing, or fails when imported; the message gives file, line and cause.
+    """
+    for path in paths:
+        _load_plugin(Path(path).expanduser().resolve())
+
+
+def _load_plugin(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"plugin {path}: no such file")
+    # Two plug-ins may share a file name, so the module's name carries a hash of the whole path.
+    name = f"anynet_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"plugin {path}: not a python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    before = [(registry, dict(registry)) for registry in (BLOCKS, STEMS, HEADS)]
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        # Leave nothing half registered, so that a corrected file can be loaded again.
+        del sys.modules[name]
+        for registry, content in before:
+            registry.clear()
+            registry.update(content)
+        cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"plugin {path}:{_line_of(error, path)}: {cause}") from error
+
+
+def _line_of(error: Exception, path: Path) -> int:
+    """The last line of `path` that took part in the error."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    return (lines[-1] if lines else None) or 1

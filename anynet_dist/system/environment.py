@@ -1,0 +1,61 @@
+"""What a run ran on: versions, machine and device, for environment.json."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "ffcv", "numba", "deepspeed", "wandb")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's result, as far as they are installed."""
+    found = {"anynet_dist": version("anynet-dist"), "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package is imported from, with `-dirty` when files were changed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+def environment_report(world_size: int, device: str) -> dict[str, Any]:
+    """What is needed to tell why two runs differ. Holds no environment variables, so no secrets."""
+    import torch
+
+    report: dict[str, Any] = {
+        "command": sys.argv,
+        "versions": package_versions(),
+        "commit": git_commit(),
+        "platform": platform.platform(),
+        "cpu": {"model": platform.processor() or platform.machine(), "cores": psutil.cpu_count()},
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "world_size": world_size,
+        "device": device,
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        report["gpu"] = {
+            "name": properties.name,
+            "count": torch.cuda.device_count(),
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return report

@@ -1,0 +1,24 @@
+"""Errors for people: the command line prints the message and exits with code 2, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user can put right. The message says what was wrong, where, and what is allowed."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None when nothing comes close."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """A UserError for an unknown `name` of a `kind`, with the nearest valid name and all that are allowed."""
+    known = sorted(known)
+    nearest = nearest_name(name, known)
+    hint = f"; did you mean '{nearest}'?" if nearest else ""
+    return UserError(f"unknown {kind} '{name}'{hint} (allowed: {', '.join(known)})")

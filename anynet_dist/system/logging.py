@@ -1,0 +1,52 @@
+"""Console and console.log. Rank 0 speaks; the other ranks are heard only when something is wrong."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from anynet_dist.system import distributed
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def setup_logging(quiet: bool = False) -> None:
+    """Send the package's log to the console: from INFO on rank 0, from WARNING on others or if `quiet`."""
+    level = logging.INFO if distributed.is_main() and not quiet else logging.WARNING
+    handler: logging.Handler
+    if sys.stdout.isatty():
+        handler = RichHandler(
+            console=console, show_time=False, show_level=False, show_path=False, markup=False
+        )
+    else:
+        handler = logging.StreamHandler(sys.stdout)
+    prefix = "" if distributed.is_main() else f"[rank {distributed.rank()}] "
+    handler.setFormatter(_LevelFormatter(prefix))
+    logger = logging.getLogger("anynet_dist")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    logging.captureWarnings(True)
+
+
+def log_to_file(path: Path) -> None:
+    """Copy rank 0's log to `path`, appending, each line with its time."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.getLogger("anynet_dist").addHandler(handler)
+
+
+class _LevelFormatter(logging.Formatter):
+    """Plain text for information; warnings and errors say what they are."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__("%(message)s")
+        self.prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{self.prefix}{level}{super().format(record)}"

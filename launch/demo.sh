@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The main job on real handwritten digits: .beton files, then training in two processes, then a test.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+
+data=data/digits
+if ! [ -e "$data/val.beton.json" ]; then
+    anynet data build digits --out "$data"
+fi
+
+# Two ranks need two GPUs; with one GPU one process does it, without any two CPU processes do.
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
+if [ "$gpus" -eq 1 ]; then
+    set -- accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+else
+    set -- accelerate launch --config_file launch/two_processes.yaml
+fi
+exec "$@" -m anynet_dist train configs/digits/demo.yaml --run.overwrite true

@@ -1,0 +1,3 @@
+// ffcv includes OpenCV's umbrella header but uses only these two modules.
+#include <opencv2/core.hpp>
+#include <opencv2/imgproc.hpp>

@@ -1,0 +1,118 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; tests that want it are skipped where there is none."""
+    folder = os.environ.get("ANYNET_REAL_DATA")
+    if not folder:
+        pytest.skip("ANYNET_REAL_DATA is not set: no real images to test on")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of three easy classes, 16x16: 96 images to train on and 37, a prime, to test on."""
+    folder = tmp_path_factory.mktemp("blobs")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 96), ("val", 37)):
+        for number in range(count):
+            label = number % 3
+            pixels = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
+            pixels[:, :, label] += np.uint8(100)
+            target = folder / split / f"class{label}" / f"{number:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target)
+    return folder
+
+
+@pytest.fixture
+def blobs_config(blobs: Path, tmp_path: Path) -> Path:
+    """A config that trains a tiny network on the blobs, in fp32, into tmp_path/run."""
+    config = {
+        "run": {"name": "blobs", "dir": str(tmp_path / "run")},
+        "data": {
+            "train": str(blobs / "train"),
+            "test": str(blobs / "val"),
+            "val_fraction": 0.25,
+            "loader": "torch",
+            "workers": 1,
+            "mean": [0.3, 0.3, 0.3],
+            "std": [0.2, 0.2, 0.2],
+            "augment": {"flip": True, "translate": 2},
+        },
+        "model": {
+            "num_blocks_per_stage": [1, 1],
+            "num_channels": [8, 8, 16],
+            "strides": [1, 2],
+            "stem": "conv3x3_s2",
+        },
+        "train": {
+            "epochs": 2,
+            "global_batch": 24,
+            "precision": "fp32",
+            "memory_format": "contiguous",
+            "log_every": 1,
+        },
+        "optim": {"lr": 0.05},
+        "eval": {"batch_size": 10},
+    }
+    path = tmp_path / "blobs.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def launch() -> Launch:
+    """Run `anynet ARGS` in one process, or in several with torchrun, and return it with its output."""
+
+    def run(*args: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m"]
+        if processes > 1:
+            command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        result = subprocess.run(
+            [*command, "anynet_dist", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        if check and result.returncode:
+            pytest.fail(f"anynet {args} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+        return result
+
+    return run
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Lets a test start an Accelerator with settings of its own: accelerate keeps them for the process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anynet_dist import cli
+from anynet_dist.cli import Parser, main
+from anynet_dist.system.errors import UserError
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_user_errors_end_the_process_with_2_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train:\n  epochs: ninety\nlr: 1\n")
+    done = run("-m", "anynet_dist", "config", "show", "c.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "anynet: error: c.yaml:2: train.epochs: must be a whole number >= 1 (got 'ninety')",
+        "anynet: error: c.yaml:3: lr: unknown key; did you mean 'optim.lr'?",
+    ]
+
+
+def test_help_of_train_lists_all_options_without_torch() -> None:
+    code = """if True:
+        import sys
+        from anynet_dist.cli import main
+        try:
+            main(["train", "--help"])
+        finally:
+            assert "torch" not in sys.modules
+    """
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "--optim.lr NUMBER" in done.stdout
+    assert "--tracking.wandb_project TEXT" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_bare_command_prints_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "usage: anynet COMMAND ..." in shown
+    assert "  config    Show a config as a run would see it." in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("anynet ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["confg"], "unknown command 'confg'; did you mean 'config'?"),
+        (["config", "show"], "the following arguments are required: CONFIG (see 'anynet config"),
+        (["config", "shwo"], "argument ACTION: invalid choice: 'shwo'"),
+        (
+            ["config", "show", "0.4", "--optim.lr", "c.yaml"],
+            "0.4: there is no such config file; write 'c.yaml'",
+        ),
+    ],
+)
+def test_wrong_command_lines(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert f"anynet: error: {message}" in capsys.readouterr().err
+
+
+def test_commands_without_a_config_refuse_what_they_do_not_know() -> None:
+    parser = Parser(prog="anynet eval")
+    parser.add_argument("run")
+    parser.add_argument("--split")
+    with pytest.raises(UserError, match=r"unexpected argument '--splt'; did you mean '--split'\?"):
+        parser.parse_args(["x", "--splt", "test"])
+    with pytest.raises(UserError, match="unexpected argument 'y'"):
+        parser.parse_args(["x", "y"])
+    with pytest.raises(UserError, match="unexpected argument '--spl=test'"):
+        parser.parse_args(["x", "--spl=test"])  # no guessing from the beginning of a name
+
+
+def test_overrides_keep_their_order_between_known_options() -> None:
+    from anynet_dist.config.arguments import add_config_arguments
+
+    parser = Parser(prog="anynet train")
+    add_config_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true")
+    words = ["c.yaml", "--data.mean", "-0.1", "2", "--dry-run", "--resume", "auto", "--optim.lr=1"]
+    args = parser.parse_args(words)
+    assert args == argparse.Namespace(
+        config="c.yaml", dry_run=True, overrides=[word for word in words[1:] if word != "--dry-run"]
+    )
+    assert parser.parse_args(["c.yaml"]).overrides == []
+
+
+@pytest.mark.parametrize(("rank", "name"), [("0", "anynet"), ("3", "anynet [rank 3]")])
+def test_another_rank_lets_rank_0_speak_first(
+    rank: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(cli, "OTHER_RANKS_WAIT_S", 0)
+    assert main(["confg"]) == 2
+    assert capsys.readouterr().err.startswith(f"{name}: error: unknown command 'confg'")
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    assert main([]) == 130
