@@ -70,6 +70,10 @@ class ModelConfig:
     """Number of classes. Default: the data's."""
     zero_init_residual: bool | None = None
     """Start each residual block as the identity. Default: false."""
+    pretrained: str | None = None
+    """Start from the weights of a run, a checkpoint or a model.safetensors; a head for other classes is new."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts that do not train: stem, stage1, stage2, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,8 @@ class OptimConfig:
     """The optimizer. `adam` adds weight decay to the gradient, `adamw` decays the weights."""
     lr: Positive = 0.1
     """Peak learning rate at train.global_batch."""
+    body_lr_scale: Positive = 1.0
+    """Learning rate of stem and stages over that of the head; below 1 for fine-tuning."""
     weight_decay: NonNegative = 5.0e-5
     """Weight decay."""
     decay_norm_and_bias: bool = False

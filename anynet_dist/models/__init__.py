@@ -10,6 +10,9 @@ from anynet_dist.models.complexity import (
     network_complexity,
     part_complexities,
 )
+from anynet_dist.models.convert import convert_state_dict
+from anynet_dist.models.memory import TrainingMemory, training_memory
+from anynet_dist.models.published import Published, published_top1
 from anynet_dist.models.registry import load_plugins, register_block, register_head, register_stem
 from anynet_dist.models.regnet import regnet_description, regnet_stages
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
@@ -22,13 +25,16 @@ __all__ = [
     "HeadSpec",
     "NetworkSpec",
     "PartComplexity",
+    "Published",
     "StageSpec",
     "StemSpec",
     "Tally",
+    "TrainingMemory",
     "anynet_from_params",
     "blocks",
     "build_anynet",
     "check_resolution",
+    "convert_state_dict",
     "heads",
     "listing",
     "load_plugins",
@@ -37,10 +43,12 @@ __all__ = [
     "part_complexities",
     "preset_description",
     "preset_names",
+    "published_top1",
     "register_block",
     "register_head",
     "register_stem",
     "regnet_description",
     "regnet_stages",
     "stems",
+    "training_memory",
 ]

@@ -28,12 +28,3 @@ def local_world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that speaks: rank 0."""
     return rank() == 0
-
-
-def available_cores() -> int:
-    """Cores this process may use: SLURM's share, else the affinity mask, else all of the machine."""
-    if "SLURM_CPUS_PER_TASK" in os.environ:
-        return int(os.environ["SLURM_CPUS_PER_TASK"])
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -27,7 +27,10 @@ def setup_logging(quiet: bool = False) -> None:
     prefix = "" if distributed.is_main() else f"[rank {distributed.rank()}] "
     handler.setFormatter(_LevelFormatter(prefix))
     logger = logging.getLogger("anynet_dist")
-    logger.handlers[:] = [handler]
+    for old in logger.handlers[:]:
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
     logging.captureWarnings(True)

@@ -3,11 +3,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 from anynet_dist.models import AnyNet, build_anynet, network_complexity, network_spec, preset_names
 from anynet_dist.system.errors import UserError
@@ -79,54 +77,3 @@ def test_unknown_preset_names_the_nearest(name: str) -> None:
 def test_unlike_any_preset() -> None:
     with pytest.raises(UserError, match=re.escape("the families are regnetx_*")):
         network_spec(preset="zzz")
-
-
-def renamed(key: str) -> str:
-    """A torchvision RegNet key in our names."""
-    replacements: list[tuple[str, str]] = [
-        (r"^stem\.0\.", "stem.conv."),
-        (r"^stem\.1\.", "stem.bn."),
-        (r"^trunk_output\.block(\d)\.block\d-(\d+)\.", r"stage\1.\2."),
-        (r"\.proj\.", ".shortcut."),
-        (r"\.f\.se\.", ".se."),
-        (r"^fc\.", "head.fc."),
-    ]
-    for number, letter in enumerate("abc", 1):
-        replacements += [
-            (rf"\.f\.{letter}\.0\.", f".conv{number}."),
-            (rf"\.f\.{letter}\.1\.", f".bn{number}."),
-        ]
-    for pattern, replacement in replacements:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def assert_same_outputs(theirs: torch.nn.Module, ours: torch.nn.Module, side: int) -> None:
-    images = torch.randn(2, 3, side, side)
-    with torch.no_grad():
-        assert (theirs.eval()(images) - ours.eval()(images)).abs().max() == 0.0
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
-def test_torchvision_resnet_weights_fit_in_order(name: str, randomise_norms: Any) -> None:
-    theirs = getattr(torchvision.models, name)(weights=None, num_classes=10)
-    randomise_norms(theirs)
-    ours = build_anynet(preset=name, num_classes=10)
-    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
-    assert_same_outputs(theirs, ours, 65)
-
-
-@pytest.mark.parametrize(
-    ("theirs_name", "name"),
-    [
-        ("regnet_x_800mf", "regnetx_800mf"),
-        ("regnet_y_400mf", "regnety_400mf"),
-        ("regnet_x_400mf", "regnetx_400mf_tv"),
-    ],
-)
-def test_torchvision_regnet_weights_fit_by_name(theirs_name: str, name: str, randomise_norms: Any) -> None:
-    theirs = getattr(torchvision.models, theirs_name)(weights=None, num_classes=10)
-    randomise_norms(theirs)
-    ours = build_anynet(preset=name, num_classes=10)
-    ours.load_state_dict({renamed(key): value for key, value in theirs.state_dict().items()})
-    assert_same_outputs(theirs, ours, 65)

@@ -1,0 +1,48 @@
+"""Evaluate a trained network on a split of its data.
+
+`anynet eval RUN_OR_CHECKPOINT` prints the accuracy that the training run reported, for any number of
+processes: each image is counted exactly once. Options of the run's config can be overridden, for example
+`--data.test other.beton` or `--data.loader torch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the run, the split and the weights; other words override the run's config."""
+    parser.add_argument(
+        "path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint folder in it"
+    )
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "raw", "ema"),
+        default="auto",
+        help="of a checkpoint: its weights, or their moving average, which auto takes where there is one",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(overrides=[])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print the scores on rank 0."""
+    from anynet_dist.system.distributed import is_main
+    from anynet_dist.system.logging import setup_logging
+
+    setup_logging(quiet=args.json)
+    from anynet_dist.training.evaluate_run import evaluate_run
+
+    scores = evaluate_run(args.path, args.split, args.weights, args.overrides)
+    if not is_main():
+        return
+    if args.json:
+        import json
+
+        print(json.dumps({"split": args.split, **scores.record(""), "count": scores.count}))
+    else:
+        print(
+            f"{args.split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
+            f" loss {scores.loss:.4f} on {scores.count:,} images"
+        )

@@ -1,0 +1,288 @@
+"""The zoo: list networks, show what one costs, import weights.
+
+`anynet models list [PATTERN]` lists the presets with their parameters, multiply-adds and activations.
+`anynet models show NAME_OR_CONFIG` shows each part of a network, and the memory that training takes.
+`anynet models import SOURCE --out FILE` converts weights of torchvision, timm or pycls; SOURCE is a file,
+torchvision:NAME (such as torchvision:resnet50) or timm:NAME (such as timm:regnetx_004).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anynet_dist.system.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from anynet_dist.models import NetworkSpec, PartComplexity
+    from anynet_dist.models.memory import Optimizer, Precision, TrainingMemory
+
+RESOLUTION = 224
+CLASSES = 1000
+BATCH = 128
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list the presets")
+    listing.add_argument(
+        "pattern", nargs="?", default="*", help="part of a name, or a pattern: 'regnety_*gf'"
+    )
+    _add_size(listing)
+    show = actions.add_parser("show", help="what a network and each part of it cost")
+    show.add_argument("model", metavar="NAME_OR_CONFIG", help="a preset, or a config file (YAML)")
+    _add_size(show)
+    show.add_argument(
+        "--batch", type=int, help=f"images at a time, for the memory (default: the config's, or {BATCH})"
+    )
+    imports = actions.add_parser("import", help="convert weights of torchvision, timm or pycls")
+    imports.add_argument("source", metavar="SOURCE", help="a file, torchvision:NAME or timm:NAME")
+    imports.add_argument(
+        "--model",
+        metavar="NAME_OR_CONFIG",
+        help="the network they are for; torchvision:NAME and timm:NAME mostly say it themselves",
+    )
+    imports.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write"
+    )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--res", type=int, help=f"side of the images (default: the config's, or {RESOLUTION})"
+    )
+    parser.add_argument("--classes", type=int, help=f"classes (default: the config's, or {CLASSES})")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `anynet models ACTION`; raises UserError."""
+    {"list": _list, "show": _show, "import": _import}[args.action](args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A network that a preset's name or a config file describes."""
+
+    model: dict[str, Any]
+    """Arguments of `build_anynet`."""
+    plugins: list[str] = field(default_factory=list)
+    resolution: int = RESOLUTION
+    batch: int = BATCH
+    optimizer: Optimizer = "sgd"
+
+
+def _described(name: str) -> Described:
+    """The network called `name`, or described in the config file `name`; its plug-ins are loaded."""
+    from anynet_dist.models import preset_description, preset_names
+
+    if name not in preset_names() and (Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()):
+        return _from_config(name)
+    preset_description(name)  # refuses unknown names
+    return Described(model={"preset": name})
+
+
+def _from_config(path: str) -> Described:
+    from anynet_dist.config import load_config
+    from anynet_dist.models import load_plugins
+    from anynet_dist.training.build import model_arguments
+
+    config = load_config(path).config
+    load_plugins(config.plugins)
+    return Described(
+        model=model_arguments(config),
+        plugins=config.plugins,
+        resolution=_first(config.data.train_res, RESOLUTION),
+        batch=_first(config.train.max_device_batch, config.train.global_batch),
+        optimizer=config.optim.name,
+    )
+
+
+def _list(args: argparse.Namespace) -> None:
+    resolution, classes = _first(args.res, RESOLUTION), _first(args.classes, CLASSES)
+    rows = [_listed(name, resolution, classes) for name in _matching(args.pattern)]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        note = f"At {resolution} px and {classes:,} classes; top-1 is that of ImageNet-1k at 224 px."
+        _print(_list_table(rows), note)
+
+
+def _matching(pattern: str) -> list[str]:
+    from anynet_dist.models import preset_names
+
+    wanted = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    names = [name for name in preset_names() if fnmatch(name, wanted.lower())]
+    if not names:
+        raise UserError(f"no preset matches '{pattern}'; 'anynet models list' lists them all")
+    return names
+
+
+def _listed(name: str, resolution: int, classes: int) -> dict[str, Any]:
+    from anynet_dist.models import network_complexity, network_spec, published_top1
+
+    spec = network_spec(preset=name, num_classes=classes)
+    published = published_top1(name)
+    return {
+        "name": name,
+        **asdict(network_complexity(spec, resolution)),
+        "resolution": resolution,
+        "num_classes": classes,
+        "top1": published and published.top1,
+        "top1_source": published and published.source,
+    }
+
+
+def _list_table(rows: list[dict[str, Any]]) -> Table:
+    table = _table("name", "params (M)", "flops (G)", "acts (M)", "top-1")
+    table.add_column("published by", no_wrap=True)
+    for row in rows:
+        costs = (row["params"] / 1e6, row["flops"] / 1e9, row["acts"] / 1e6)
+        top1 = f"{row['top1']:.2%}" if row["top1"] else ""
+        table.add_row(row["name"], *(f"{cost:,.2f}" for cost in costs), top1, row["top1_source"])
+    return table
+
+
+def _show(args: argparse.Namespace) -> None:
+    from anynet_dist.models import check_resolution, network_spec, part_complexities, training_memory
+    from anynet_dist.models.memory import HOW
+
+    described = _described(args.model)
+    classes = _first(args.classes, described.model.get("num_classes"), CLASSES)
+    spec = network_spec(**{**described.model, "num_classes": classes})
+    resolution, batch = _first(args.res, described.resolution), _first(args.batch, described.batch)
+    check_resolution(spec, resolution)
+    parts = part_complexities(spec, resolution)
+    memory = {
+        precision: training_memory(spec, resolution, batch, precision, described.optimizer)
+        for precision in PRECISIONS
+    }
+    if args.json:
+        facts = {"name": args.model, "resolution": resolution, "num_classes": classes, **_total(parts)}
+        facts |= {"parts": [asdict(part) for part in parts], "batch": batch, "optimizer": described.optimizer}
+        facts["memory"] = {name: {**asdict(each), "total": each.total} for name, each in memory.items()}
+        print(json.dumps(facts, indent=2))
+    else:
+        note = f"At {resolution} px and {classes:,} classes (see --res and --classes)."
+        _print(_parts_table(args.model, spec, parts), note)
+        _print(_memory_table(memory, batch, described.optimizer), HOW)
+
+
+def _first(*values: int | None) -> int:
+    """The first that is given; 0 is given, and refused where it is used."""
+    return next(value for value in values if value is not None)
+
+
+def _total(parts: list[PartComplexity]) -> dict[str, int]:
+    return {name: sum(getattr(part, name) for part in parts) for name in ("params", "flops", "acts")}
+
+
+def _parts_table(name: str, spec: NetworkSpec, parts: list[PartComplexity]) -> Table:
+    table = _table(name, "what", "output", "params", "flops", "acts", "sees (px)")
+    table.columns[1].justify = "left"
+    for part, what in zip(parts, _descriptions(spec), strict=True):
+        output = f"{part.channels}x{part.height}x{part.width}"
+        costs = (part.params, part.flops, part.acts)
+        table.add_row(part.name, what, output, *(f"{cost:,}" for cost in costs), f"{part.receptive_field:,}")
+    table.add_section()
+    table.add_row("total", "", "", *(f"{cost:,}" for cost in _total(parts).values()), "")
+    return table
+
+
+def _descriptions(spec: NetworkSpec) -> list[str]:
+    """One line about the stem, each stage and the head; what the default leaves out is left out."""
+    stages = []
+    for stage in spec.stages:
+        shape = {"b": stage.bottleneck_ratio, "g": stage.group_width, "se": stage.se_ratio}
+        default = {"b": 1.0, "g": None, "se": 0.0}
+        options = [f"{key}={value:g}" for key, value in shape.items() if value != default[key]]
+        stages.append(" ".join([f"{stage.depth} x {stage.block_type}", f"/{stage.stride}", *options]))
+    return [spec.stem.type, *stages, spec.head.type]
+
+
+def _memory_table(memory: dict[Precision, TrainingMemory], batch: int, optimizer: Optimizer) -> Table:
+    columns = (f"{precision} (MiB)" for precision in memory)
+    table = _table(f"training, {batch} images at a time", *columns)
+    rows = {
+        "weights": "weights",
+        "gradients": "gradients",
+        "optimizer": f"optimizer ({optimizer})",
+        "weight_copies": "16-bit weights",
+        "activations": "activations",
+        "total": "total",
+    }
+    for key, label in rows.items():
+        table.add_row(label, *(f"{getattr(each, key) / 2**20:,.1f}" for each in memory.values()))
+    return table
+
+
+def _import(args: argparse.Namespace) -> None:
+    from anynet_dist.models.sources import import_network, read_source
+    from anynet_dist.system.logging import setup_logging
+    from anynet_dist.training.weights import NetworkDescription, save_network
+
+    setup_logging()
+    described = _described(args.model) if args.model else None
+    source = read_source(args.source)
+    if described is None:
+        described = _named_by(source.preset, args.source)
+    imported = import_network(source, described.model)
+    description = NetworkDescription(
+        model=imported.model,
+        classes=source.classes,
+        mean=source.mean,
+        std=source.std,
+        resolution=source.resolution,
+        plugins=described.plugins,
+    )
+    save_network(args.out, imported.network, description, source=source.name)
+    print(f"{args.out}: {_summary(imported.model, imported.network.spec)}{_compared(imported.difference)}")
+
+
+def _named_by(preset: str | None, source: str) -> Described:
+    if preset is None:
+        raise UserError(f"{source} does not say which network it is for: name it with --model NAME_OR_CONFIG")
+    return Described(model={"preset": preset})
+
+
+def _summary(model: dict[str, Any], spec: NetworkSpec) -> str:
+    from anynet_dist.models import network_complexity
+
+    params = network_complexity(spec).params
+    return f"{model.get('preset', 'AnyNet')}, {params:,} parameters, {spec.head.num_classes:,} classes"
+
+
+def _compared(difference: float | None) -> str:
+    if difference is None:
+        return ""
+    return f"\noutputs on random images differ from the source's own by at most {difference:g}"
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _print(table: Table, note: str) -> None:
+    """Print the table whole, though it be wider than the terminal, and the note below it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+    console.print(f"  {note}")

@@ -1,0 +1,45 @@
+"""Train a network.
+
+`anynet train CONFIG [overrides]` trains in this process; on several devices or machines the same words
+follow a launcher: `accelerate launch -m anynet_dist train CONFIG [overrides]`, or torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from anynet_dist.config.arguments import add_config_arguments
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the config and its overrides."""
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, then say what came out and what to type next."""
+    from anynet_dist.config import load_config
+    from anynet_dist.system.distributed import is_main
+    from anynet_dist.system.logging import setup_logging
+
+    setup_logging()
+    loaded = load_config(args.config, args.overrides)
+    config = loaded.config
+    if config.run.name is None:
+        config = replace(config, run=replace(config.run, name=loaded.path.stem))
+
+    from anynet_dist.training.trainer import Trainer
+
+    result = Trainer(config).fit()
+    if is_main():
+        print(_summary(result))
+
+
+def _summary(result: dict) -> str:
+    lines = []
+    if "test/top1" in result:
+        accuracy = result.get("test/ema_top1", result["test/top1"])
+        lines.append(f"test top-1 {accuracy:.2%} (network of epoch {result['epoch']})")
+    lines += [f"run folder: {result['run']}", f"next: anynet eval {result['run']}"]
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""The compiled part of the FFCV loader: one pass over a batch, in parallel over its samples.
+
+numba keeps the compiled code on disk, so only the first start ever waits for it. For that, FFCV's C
+functions are known to it by name: code that holds their addresses could not be kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from ffcv.libffcv import ctypes_imdecode, ctypes_memcopy, ctypes_resize
+from ffcv.utils import cast_int_to_byte_ptr as _pointer
+from numba import carray, njit, prange, types
+
+from anynet_dist.data.augment import (
+    FAILED,
+    FLIP,
+    HEIGHT,
+    HOLE_BOTTOM,
+    HOLE_LEFT,
+    HOLE_RIGHT,
+    HOLE_TOP,
+    LEFT,
+    SHIFT_X,
+    SHIFT_Y,
+    TOP,
+    WIDTH,
+)
+from anynet_dist.data.beton_format import JPEG
+
+
+def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
+    """A C function that compiled code calls by name; `arguments` holds a letter each, as in ctypes."""
+    letters = {"p": types.voidptr, "q": types.int64, "Q": types.uint64, "I": types.uint32, "?": types.boolean}
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(name, address)
+    return types.ExternalFunction(name, result(*(letters[letter] for letter in arguments)))
+
+
+# int imdecode(source, size, height, width, out, crop_height, crop_width, y, x, scale, scale, crop, flip)
+_imdecode = _external("anynet_ffcv_imdecode", ctypes_imdecode, "pQIIpIIIIII??", types.int32)
+# void resize(mode, source, height, width, top, bottom, left, right, out, out_height, out_width)
+# void my_memcpy(source, target, size)
+_memcpy = _external("anynet_ffcv_memcpy", ctypes_memcopy, "qqQ", types.void)
+_resize = _external("anynet_ffcv_resize", ctypes_resize, "qqqqqqqqqqq", types.void)
+
+
+def _compiled(**options: Any) -> Callable[..., Any]:
+    """numba's njit, kept on disk where there is a folder to write to."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # no such folder
+            return njit(nogil=True, **options)(function)
+
+    return decorate
+
+
+@_compiled()
+def _read(data, height, width, mode):  # type: ignore[no-untyped-def]
+    """The sample's pixels, shape (H, W, 3), and whether they could be decoded."""
+    if mode != JPEG:
+        return data.reshape(height, width, 3), True
+    image = np.empty((height, width, 3), np.uint8)
+    status = _imdecode(
+        data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
+    )
+    return image, status == 0
+
+
+@_compiled()
+def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
+    """What `augment.place` does with image[top:, left:], in loops that compile well; a test holds the two
+    together."""
+    size = out.shape[0]
+    shift_y, shift_x = row[SHIFT_Y], row[SHIFT_X]
+    if shift_y != 0 or shift_x != 0:
+        _fill(out, 0, 0, size, size, fill)
+    first, last = max(0, -shift_x), min(size, size - shift_x)
+    source, target = image.ctypes.data, out.ctypes.data
+    for y in range(max(0, -shift_y), min(size, size - shift_y)):
+        start = source + 3 * ((top + y + shift_y) * image.shape[1] + left + shift_x + first)
+        if row[FLIP] == 0:
+            _memcpy(start, target + 3 * (size * y + first), 3 * (last - first))
+        else:
+            _mirror(start, target + 3 * (size * y + size - last), last - first)
+    _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
+
+
+@_compiled()
+def _mirror(source, target, width):  # type: ignore[no-untyped-def]
+    """Copy `width` pixels of 3 bytes from one address to another, in reverse order."""
+    pixels = carray(_pointer(source), 3 * width)
+    mirrored = carray(_pointer(target), 3 * width)
+    for x in range(np.uint64(width)):
+        back = np.uint64(3) * (np.uint64(width) - np.uint64(1) - x)
+        for channel in range(np.uint64(3)):
+            mirrored[back + channel] = pixels[np.uint64(3) * x + channel]
+
+
+@_compiled()
+def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
+    for y in range(top, bottom):
+        for x in range(left, right):
+            for channel in range(3):
+                out[y, x, channel] = fill[channel]
+
+
+@_compiled()
+def _decode_sample(data, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
+    image, whole = _read(data, height, width, mode)
+    row[FAILED] = 0 if whole else 1
+    size = out.shape[0]
+    top, left, bottom, right = row[TOP], row[LEFT], row[TOP] + row[HEIGHT], row[LEFT] + row[WIDTH]
+    if row[HEIGHT] == size and row[WIDTH] == size:
+        _place(image, top, left, row, fill, out)
+        return
+    moves = row[FLIP] != 0 or row[SHIFT_Y] != 0 or row[SHIFT_X] != 0
+    resized = np.empty_like(out) if moves else out
+    source, target = image.ctypes.data, resized.ctypes.data
+    _resize(0, source, image.shape[0], image.shape[1], top, bottom, left, right, target, size, size)
+    if moves:
+        _place(resized, 0, 0, row, fill, out)
+    else:
+        _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
+
+
+@_compiled(parallel=True)
+def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
+    """Decode the samples `indices` (B,) into `out` (B, R, R, 3) as `recipe` says, and mark there those
+    that fail.
+
+    `file` holds the bytes of the .beton file; the arrays after it are those of its BetonTable.
+    """
+    for number in prange(len(indices)):
+        index = indices[number]
+        data = file[starts[index] : starts[index] + sizes[index]]
+        _decode_sample(data, heights[index], widths[index], modes[index], recipe[number], fill, out[number])

@@ -1,0 +1,270 @@
+"""FFCV's loader made safe, exact and reproducible.
+
+FFCV reads and decodes samples into a ring of buffers; around it, here:
+- the order of samples is handed in, not FFCV's; what happens to a sample is computed in `augment`, for all
+loaders;
+- batches leave as fresh float tensors on the device, so nothing handed out ever changes;
+- a failure in FFCV's thread, its death or a stall is raised in the caller's; leaving early ends the thread.
+Needs FFCV: import this module only where it is installed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from queue import Empty, Full
+from typing import Any
+from weakref import WeakSet
+
+import numba
+import numpy as np
+import torch
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.state import State
+from ffcv.transforms import ToTensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anynet_dist.data import augment, ffcv_kernel
+from anynet_dist.data.beton_format import BetonError, BetonTable
+from anynet_dist.data.order import Indices, Plan
+from anynet_dist.data.transfer import Transfer
+from anynet_dist.data.workers import choose_workers
+from anynet_dist.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class FFCVLoader:
+    """Batches of a .beton file: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
+
+    def __init__(
+        self,
+        table: BetonTable,
+        plan: Plan,
+        transform: augment.SampleTransform,
+        transfer: Transfer,
+        *,
+        indices: Indices | None = None,
+        workers: int | None = None,
+        local_world: int = 1,
+        batches_ahead: int = 2,
+        stall_seconds: float = 300,
+    ) -> None:
+        """`indices` are the samples that `plan`'s positions mean (default: all); `table` was checked when
+        read."""
+        if batches_ahead < 1:
+            raise UserError(f"batches_ahead must be at least 1, not {batches_ahead}")
+        self.table, self.plan, self.transform, self.transfer = table, plan, transform, transfer
+        self.indices = indices
+        self.stall_seconds = stall_seconds
+        self.workers = choose_workers(workers, local_world, numba.config.NUMBA_NUM_THREADS)
+        self._start = (0, 0)
+        self._running: _Epoch | None = None
+        self._loader = _SampleLoader(table, transform, plan.batch_size, self.workers, batches_ahead)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, from batch `first_batch` on."""
+        self._start = (epoch, first_batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.close()
+        epoch, first_batch = self._start
+        positions = self.plan.positions(epoch, first_batch)
+        order = positions if self.indices is None else self.indices[positions]
+        if not len(order):
+            return
+        running = self._running = _Epoch(
+            self._loader, order, epoch, self.table, self.transform, self.stall_seconds
+        )
+        try:
+            for images, batch in running:
+                yield self.transfer(images, torch.from_numpy(self.table.labels[batch]))
+                self.transfer.wait()
+        finally:
+            running.close()
+
+    def close(self) -> None:
+        """End the thread of an unfinished epoch."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+@contextmanager
+def _nothing_to_compile() -> Iterator[None]:
+    """FFCV compiles its pipelines anew in each process, for seconds; ours is compiled already, and kept on
+    disk.
+
+    FFCV's Compiler also sets torch's number of threads to that of its own workers; here it is put back.
+    """
+    torch_threads = torch.get_num_threads()
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(True)
+        torch.set_num_threads(torch_threads)
+
+
+class _SampleLoader(Loader):
+    """FFCV's Loader with one pipeline: decode, cut, resize, shift, flip and erase in one compiled pass."""
+
+    def __init__(
+        self, table: BetonTable, transform: augment.SampleTransform, batch_size: int, workers: int, ahead: int
+    ) -> None:
+        with _nothing_to_compile():
+            super().__init__(
+                str(table.path),
+                batch_size,
+                num_workers=workers,
+                os_cache=True,
+                seed=0,
+                pipelines={"image": [_DecodeSample(table, transform), ToTensor()], "label": None},
+                drop_last=False,
+                batches_ahead=ahead,
+            )
+        if numba.threading_layer() == "workqueue":
+            raise UserError(
+                "numba has only its 'workqueue' threads, which FFCV cannot use safely; install tbb"
+            )
+        # The buffers are kept from epoch to epoch: nothing handed out refers to them.
+        allocations = self.graph.allocate_memory(batch_size, ahead + 2)
+        self.graph.allocate_memory = lambda *_: allocations
+        (self.decoder_node,) = (node.id for node in self.graph.root_nodes)
+        megabytes = (ahead + 2) * batch_size * 3 * transform.resolution**2 / 2**20
+        log.info("FFCV holds %.0f MiB of image buffers (%d batches of %d)", megabytes, ahead + 2, batch_size)
+
+    def recipe_buffer(self, memory: dict[str, dict[int, Any]], slot: int) -> augment.Recipe:
+        """Where the compiled code looks for what to do with the samples of a batch slot."""
+        buffer: augment.Recipe = memory["operation"][self.decoder_node][1][slot]
+        return buffer
+
+
+class _DecodeSample(SimpleRGBImageDecoder):  # FFCV takes for a decoder only what derives from its own
+    """An FFCV decoder that does with each sample what its recipe says."""
+
+    def __init__(self, table: BetonTable, transform: augment.SampleTransform) -> None:
+        super().__init__()
+        self.table, self.transform = table, transform
+
+    def declare_state_and_memory(
+        self, previous_state: State
+    ) -> tuple[State, tuple[AllocationQuery, AllocationQuery]]:
+        shape, pixel = (self.transform.resolution, self.transform.resolution, 3), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=pixel)
+        return state, (AllocationQuery(shape, pixel), AllocationQuery((augment.NUM_COLUMNS,), np.dtype("i8")))
+
+    def generate_code(self) -> Callable[..., NDArray[np.uint8]]:
+        fill, table = np.array(self.transform.fill, np.uint8), self.table
+        columns = (table.starts, table.sizes, table.heights, table.widths, table.modes)
+
+        def decode(batch_indices, memory, metadata, storage_state):  # type: ignore[no-untyped-def]
+            images, recipe = memory
+            ffcv_kernel.decode_batch(batch_indices, storage_state[0], *columns, recipe, fill, images)
+            return images
+
+        return decode
+
+
+class _Epoch(EpochIterator):
+    """FFCV's thread over an epoch; yields (images (B, R, R, 3) uint8 that live until the next one, sample
+    indices)."""
+
+    def __init__(
+        self,
+        loader: _SampleLoader,
+        order: Indices,
+        epoch: int,
+        table: BetonTable,
+        transform: augment.SampleTransform,
+        stall_seconds: float,
+    ) -> None:
+        self.epoch, self.table, self.transform, self.stall_seconds = epoch, table, transform, stall_seconds
+        _unfinished.add(self)
+        super().__init__(loader, order)  # starts the thread
+
+    def run(self) -> None:
+        """Fill the queue with (images, indices), then None, or with the exception that ended it."""
+        try:
+            numba.set_num_threads(self.loader.num_workers)
+            slots = self.loader.batches_ahead + 2
+            for number, indices in enumerate(self.iter_ixes):
+                if not self._offer(self._decode(number, indices, number % slots)):
+                    return
+            self._offer(None)
+        except BaseException as error:
+            self._offer(error)
+
+    def _decode(self, number: int, indices: Indices, slot: int) -> tuple[Tensor, Indices]:
+        recipe = self.loader.recipe_buffer(self.memory_allocations, slot)[: len(indices)]
+        recipe[:] = self.transform.recipe(
+            self.epoch, indices, self.table.heights[indices], self.table.widths[indices]
+        )
+        (images,) = self.run_pipeline(number, indices, slot, None)
+        failed = recipe[:, augment.FAILED] != 0
+        if failed.any():
+            raise BetonError(f"{self.table.path}: sample {indices[failed.argmax()]}: its JPEG is damaged")
+        return images, indices
+
+    def _offer(self, item: object) -> bool:
+        """Put into the queue; False when the epoch was left meanwhile."""
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=0.2)
+                return True
+            except Full:
+                continue
+        return False
+
+    def __next__(self) -> tuple[Tensor, Indices]:
+        item = self._take()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _take(self) -> Any:
+        """The next item; raises RuntimeError when the thread died or made nothing for `stall_seconds`."""
+        deadline = time.monotonic() + self.stall_seconds
+        while time.monotonic() < deadline:
+            alive = self.is_alive()  # asked before looking: a thread may put its last item and end
+            try:
+                return self.output_queue.get(timeout=0.5)
+            except Empty:
+                if not alive:
+                    raise RuntimeError(f"{self.table.path}: FFCV's thread died without saying why") from None
+        raise RuntimeError(
+            f"{self.table.path}: FFCV made no batch in {self.stall_seconds:.0f} s; is the disk stuck?"
+        )
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        self.terminate_event.set()
+        if self.is_alive():
+            self.join(timeout=60)
+        if self.is_alive():
+            log.warning("%s: FFCV's thread does not end; is the disk stuck?", self.table.path)
+        super().close()
+
+
+_unfinished: WeakSet[_Epoch] = WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread in compiled code while the interpreter ends aborts the process, so end those left running."""
+    for epoch in list(_unfinished):
+        epoch.close()

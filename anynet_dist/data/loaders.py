@@ -1,0 +1,266 @@
+"""The one place to get a loader from: FFCV's where it is installed, torch's where it is not, with the same
+options."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anynet_dist.data.augment import Augmentation, SampleTransform
+from anynet_dist.data.beton import open_beton
+from anynet_dist.data.beton_format import BetonTable
+from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
+from anynet_dist.data.samples import BetonSamples, FolderSamples, Samples, class_names
+from anynet_dist.data.transfer import Transfer
+from anynet_dist.system.errors import UserError, unknown_name
+
+log = logging.getLogger(__name__)
+
+LoaderName = Literal["auto", "ffcv", "torch"]
+LOADERS = ("auto", "ffcv", "torch")
+INSTALL_FFCV = (
+    "install it with launch/setup.sh or 'pip install anynet-dist[ffcv]' (needs libturbojpeg and OpenCV)"
+)
+
+
+class Loader(Protocol):
+    """Yields (images float32 normalised (B, 3, R, R), labels int64 (B,)), both on the device."""
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`; it starts at batch `first_batch` at once."""
+
+    def close(self) -> None:
+        """End the loader's threads and processes."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What is known of a data set before it is read."""
+
+    path: Path
+    num_samples: int
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float] | None
+    """Per channel, in 0..1, of the images themselves; None for an image folder, where nobody computed it."""
+    std: tuple[float, float, float] | None
+    constant_shape: tuple[int, int] | None
+    """(height, width) when all images are of one size (for a folder: as far as a few of them show), else
+    None."""
+    labels: Indices
+    """Class numbers, shape (num_samples,)."""
+    samples: Samples
+    table: BetonTable | None
+    """The tables of a .beton file, None for an image folder."""
+
+
+def open_dataset(path: Path | str, classes: Sequence[str] | None = None) -> DataInfo:
+    """Open a .beton file, or the folder of one split (CLASS/IMAGE); raises UserError when it cannot be used.
+
+    `classes` are those of the training split: a folder's are numbered alike, a file's must be the same.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = class_names(path)
+        unknown = set(found) - set(classes or found)
+        if unknown:
+            raise UserError(f"{path}: class '{min(unknown)}' does not occur in the training split")
+        classes = classes or found
+        folder = FolderSamples(path, classes)
+        return DataInfo(
+            path,
+            len(folder.labels),
+            tuple(classes),
+            None,
+            None,
+            _folder_shape(folder),
+            folder.labels,
+            folder,
+            None,
+        )
+    table, sidecar = open_beton(path)
+    if classes is not None and tuple(classes) != sidecar.classes:
+        raise UserError(f"{path}: its classes are not those of the training split")
+    samples = BetonSamples(table)
+    return DataInfo(
+        path,
+        len(table),
+        sidecar.classes,
+        sidecar.mean,
+        sidecar.std,
+        table.constant_shape,
+        table.labels,
+        samples,
+        table,
+    )
+
+
+def train_loader(
+    data: DataInfo | Path | str,
+    *,
+    global_batch: int,
+    seed: int,
+    resolution: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    augment: Augmentation | None = None,
+    loader: LoaderName = "auto",
+    indices: Indices | None = None,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    local_world: int = 1,
+    workers: int | None = None,
+    channels_last: bool = False,
+) -> Loader:
+    """A loader over this rank's micro-batches, shuffled by (seed, epoch) and augmented.
+
+    `indices` chooses samples (default: all). Raises UserError for combinations that cannot work.
+    """
+    data, indices = _checked(data, indices)
+    num_samples = data.num_samples if indices is None else len(indices)
+    plan = TrainPlan(
+        num_samples=num_samples,
+        global_batch=global_batch,
+        seed=seed,
+        accumulation=accumulation,
+        rank=rank,
+        world=world,
+    )
+    red, green, blue = (round(255 * value) for value in mean)
+    transform = SampleTransform(
+        resolution=resolution, augment=augment or Augmentation(), fill=(red, green, blue), seed=seed
+    )
+    transfer = Transfer(device, mean, std, channels_last)
+    return _loader(data, plan, transform, transfer, loader, indices, workers, local_world)
+
+
+def eval_loader(
+    data: DataInfo | Path | str,
+    *,
+    batch_size: int,
+    resolution: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    crop_ratio: float | None = None,
+    loader: LoaderName = "auto",
+    indices: Indices | None = None,
+    rank: int = 0,
+    world: int = 1,
+    local_world: int = 1,
+    workers: int | None = None,
+    channels_last: bool = False,
+) -> Loader:
+    """A loader over this rank's share of every sample exactly once, in order; the last batch may be smaller.
+
+    `crop_ratio` is the side of the centre crop over the shorter side; None takes images whole.
+    """
+    data, indices = _checked(data, indices)
+    num_samples = data.num_samples if indices is None else len(indices)
+    plan = EvalPlan(num_samples=num_samples, batch_size=batch_size, rank=rank, world=world)
+    transform = SampleTransform(resolution=resolution, crop_ratio=crop_ratio)
+    transfer = Transfer(device, mean, std, channels_last)
+    return _loader(data, plan, transform, transfer, loader, indices, workers, local_world)
+
+
+def ffcv_installed() -> bool:
+    """Whether FFCV can be imported."""
+    return importlib.util.find_spec("ffcv") is not None
+
+
+def _loader(
+    data: DataInfo,
+    plan: Plan,
+    transform: SampleTransform,
+    transfer: Transfer,
+    name: LoaderName,
+    indices: Indices | None,
+    workers: int | None,
+    local_world: int,
+) -> Loader:
+    _check_shape(data, transform)
+    if _use_ffcv(data, name):
+        from anynet_dist.data.ffcv_loader import FFCVLoader
+
+        assert data.table is not None
+        return FFCVLoader(
+            data.table, plan, transform, transfer, indices=indices, workers=workers, local_world=local_world
+        )
+    from anynet_dist.data.torch_loader import TorchLoader
+
+    return TorchLoader(
+        data.samples, plan, transform, transfer, indices=indices, workers=workers, local_world=local_world
+    )
+
+
+def _use_ffcv(data: DataInfo, name: LoaderName) -> bool:
+    if name not in LOADERS:
+        raise unknown_name("loader", name, LOADERS)
+    if name == "torch":
+        return False
+    if name == "ffcv":
+        if data.table is None:
+            raise UserError(f"{data.path}: FFCV reads .beton files; make one with 'anynet data build'")
+        if not ffcv_installed():
+            raise UserError(f"loader 'ffcv' asks for FFCV, which is not installed; {INSTALL_FFCV}")
+        return True
+    if data.table is None:
+        log.info(
+            "loader: torch, for %s is an image folder; FFCV reads .beton files, several times as fast",
+            data.path,
+        )
+        return False
+    if not ffcv_installed():
+        log.warning("loader: torch, for FFCV is not installed; it is several times as fast: %s", INSTALL_FFCV)
+        return False
+    return True
+
+
+def _checked(data: DataInfo | Path | str, indices: Indices | None) -> tuple[DataInfo, Indices | None]:
+    data = data if isinstance(data, DataInfo) else open_dataset(data)
+    if indices is not None:
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < data.num_samples:
+            raise UserError(f"{data.path}: indices must lie between 0 and {data.num_samples - 1}")
+    return data, indices
+
+
+def _check_shape(data: DataInfo, transform: SampleTransform) -> None:
+    if not transform.needs_square:
+        return
+    if data.constant_shape is None:
+        remedy = "random_resized_crop" if transform.augment else "a centre-crop ratio"
+        raise UserError(f"{data.path}: its images differ in size, so they need {remedy}")
+    height, width = data.constant_shape
+    if height != width:
+        remedy = "random_resized_crop" if transform.augment else "a centre-crop ratio"
+        raise UserError(
+            f"{data.path}: its images are {width}x{height} pixels, not square, so they need {remedy}"
+        )
+
+
+def _folder_shape(folder: FolderSamples) -> tuple[int, int] | None:
+    """(height, width) if 64 images, spread over the folder, are of one size."""
+    shapes = set()
+    for index in np.unique(np.linspace(0, len(folder.labels) - 1, 64).astype(int)):
+        try:
+            with Image.open(folder.path(index)) as image:
+                shapes.add((image.height, image.width))
+        except OSError as error:
+            raise UserError(f"{folder.path(index)}: cannot be read as an image: {error}") from error
+    return shapes.pop() if len(shapes) == 1 else None

@@ -1,0 +1,129 @@
+"""Which sample goes where: a function of (seed, epoch) alone, the same for any loader and any number of
+ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anynet_dist.system.errors import UserError
+
+Indices = NDArray[np.int64]
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> Indices:
+    """A permutation of range(num_samples), shape (num_samples,), int64.
+
+    Seed and epoch are hashed together (numpy's SeedSequence), so that seed 0 epoch 1 is not seed 1 epoch 0.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+    return generator.permutation(num_samples).astype(np.int64, copy=False)
+
+
+def split_indices(num_samples: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Split range(num_samples) at random by seed: (train, val), both sorted; val has round(fraction *
+    num_samples)."""
+    if not 0 < fraction < 1:
+        raise UserError(f"the validation fraction must lie between 0 and 1, not {fraction}")
+    num_val = round(fraction * num_samples)
+    if not 0 < num_val < num_samples:
+        raise UserError(f"a validation fraction of {fraction} leaves an empty part of {num_samples} samples")
+    shuffled = np.random.default_rng(seed).permutation(num_samples).astype(np.int64, copy=False)
+    return np.sort(shuffled[num_val:]), np.sort(shuffled[:num_val])
+
+
+class Plan(Protocol):
+    """What one rank reads in an epoch: a flat list of sample positions, cut into batches of `batch_size`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch."""
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch."""
+
+    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
+        """Positions of the samples of this rank from batch `first_batch` on, in order, shape (N,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """Training: rank r of W takes its slice of every global batch; an incomplete last global batch is
+    dropped.
+
+    Global batch k is order[k*G : (k+1)*G]. With A micro-batches an update, rank r takes of it, as
+    micro-batch m, the slice [(m*W + r)*D : (m*W + r + 1)*D], where D = G / (W*A).
+    """
+
+    num_samples: int
+    global_batch: int
+    seed: int
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 1 or self.accumulation < 1:
+            raise UserError("the global batch and the accumulation must be at least 1")
+        _check_rank(self.rank, self.world)
+        if self.global_batch % (self.world * self.accumulation):
+            raise UserError(
+                f"a global batch of {self.global_batch} does not divide among {self.world} processes x "
+                f"{self.accumulation} accumulation steps; "
+                f"choose a multiple of {self.world * self.accumulation}"
+            )
+        if self.num_samples < self.global_batch:
+            raise UserError(
+                f"the training set has {self.num_samples} samples, fewer than one global batch of "
+                f"{self.global_batch}; choose a smaller global batch"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a micro-batch on one device."""
+        return self.global_batch // (self.world * self.accumulation)
+
+    @property
+    def num_updates(self) -> int:
+        """Global batches, that is optimizer updates, in an epoch."""
+        return self.num_samples // self.global_batch
+
+    def __len__(self) -> int:
+        return self.num_updates * self.accumulation
+
+    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
+        """Positions of this rank's samples from micro-batch `first_batch` on."""
+        order = epoch_order(self.num_samples, self.seed, epoch)[: self.num_updates * self.global_batch]
+        shares = order.reshape(len(self), self.world, self.batch_size)[first_batch:, self.rank]
+        return np.ascontiguousarray(shares).reshape(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalPlan:
+    """Evaluation: rank r of W takes samples r, r+W, r+2W, ...; nothing is padded, a rank may have none."""
+
+    num_samples: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"the evaluation batch must be at least 1, not {self.batch_size}")
+        _check_rank(self.rank, self.world)
+
+    def __len__(self) -> int:
+        return -(-len(range(self.rank, self.num_samples, self.world)) // self.batch_size)
+
+    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
+        """Positions of this rank's samples; the epoch makes no difference."""
+        share = np.arange(self.rank, self.num_samples, self.world, dtype=np.int64)
+        return share[first_batch * self.batch_size :]
+
+
+def _check_rank(rank: int, world: int) -> None:
+    if not 0 <= rank < world:
+        raise UserError(f"rank {rank} does not exist among {world} processes")

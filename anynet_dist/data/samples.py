@@ -1,0 +1,176 @@
+"""Labelled images by index, wherever they lie: in memory, in a folder, in a .beton file."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
+from anynet_dist.system.errors import UserError
+
+Pixels = NDArray[np.uint8]
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+class Samples(Protocol):
+    """Labelled images; they can be pickled, so that worker processes read them too."""
+
+    labels: NDArray[np.int64]
+    """Class numbers, shape (num_samples,)."""
+
+    def image(self, index: int) -> Pixels:
+        """The image as RGB, shape (H, W, 3), uint8; raises ImageError when it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What to call the sample in a message: its path where it has one."""
+
+
+class ImageError(UserError):
+    """An image that cannot be read."""
+
+
+class ArraySamples:
+    """Images held in memory, shape (N, H, W, 3), uint8."""
+
+    def __init__(self, images: Pixels, labels: NDArray[np.int64]) -> None:
+        self.images, self.labels = images, labels.astype(np.int64)
+
+    def image(self, index: int) -> Pixels:
+        """The image itself, not a copy."""
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        """The sample's number."""
+        return f"sample {index}"
+
+
+class FolderSamples:
+    """Image files of one split: ROOT/CLASS/*, classes numbered as given, files in alphabetical order."""
+
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        found = [(path, label) for label, name in enumerate(classes) for path in _images_under(root, name)]
+        if not found:
+            raise UserError(
+                f"{root}: no images in its class folders (known: {', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
+        self.root = root
+        # One array of bytes: a million paths stay small and are not copied to each worker process.
+        self._paths = np.array([os.fsencode(path) for path, _ in found])
+        self.labels = np.array([label for _, label in found], np.int64)
+
+    def path(self, index: int) -> Path:
+        """The file of a sample."""
+        return self.root / os.fsdecode(self._paths[index].item())
+
+    def image(self, index: int) -> Pixels:
+        """Decode the file: JPEG by torchvision where it can, everything else by Pillow."""
+        path = self.path(index)
+        try:
+            return decode(path.read_bytes())
+        except Exception as error:  # decoders raise all kinds of errors
+            raise ImageError(f"{path}: cannot be read as an image: {error}") from error
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.path(index))
+
+
+class BetonSamples:
+    """The images of a .beton file, read without FFCV through one shared memory map."""
+
+    def __init__(self, table: BetonTable) -> None:
+        self.table, self.labels = table, table.labels
+        self._bytes: Pixels | None = None
+
+    def image(self, index: int) -> Pixels:
+        """The stored image; a raw one is a read-only view of the file."""
+        table = self.table
+        if self._bytes is None:
+            self._bytes = np.memmap(table.path, np.uint8, mode="r").view(np.ndarray)
+        data = self._bytes[table.starts[index] : table.starts[index] + table.sizes[index]]
+        shape = (int(table.heights[index]), int(table.widths[index]), 3)
+        if table.modes[index] != JPEG:
+            return data.reshape(shape)
+        try:
+            image = decode(data.tobytes())
+        except Exception as error:  # decoders raise all kinds of errors
+            raise BetonError(f"{self.name(index)}: its JPEG is damaged: {error}") from error
+        if image.shape != shape:
+            raise BetonError(f"{self.name(index)}: is {image.shape[:2]}, but the table says {shape[:2]}")
+        return image
+
+    def name(self, index: int) -> str:
+        """The file's path and the sample's number."""
+        return f"{self.table.path}: sample {index}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bytes": None}  # a process maps the file itself
+
+
+def class_names(root: Path) -> list[str]:
+    """The class folders of one split, alphabetically."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    names = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not names:
+        raise UserError(f"{root}: holds no class folders; expected {root}/CLASS/IMAGE")
+    return names
+
+
+def decode(data: bytes) -> Pixels:
+    """Decode an encoded image to RGB, shape (H, W, 3), uint8, turned as its EXIF tag says.
+
+    Grey, palette, CMYK, 16-bit and transparent images are converted.
+    """
+    if data[:2] == b"\xff\xd8":
+        image = _decode_jpeg(data)
+        if image is not None:
+            return image
+    with Image.open(io.BytesIO(data)) as opened:
+        return to_rgb(opened)
+
+
+def _decode_jpeg(data: bytes) -> Pixels | None:
+    """Decode with torchvision, which is half again as fast as Pillow; None where it cannot."""
+    try:
+        import torch
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        with warnings.catch_warnings():  # torchvision means to drop its decoders; Pillow stands in then
+            warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
+            image = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    except (ImportError, RuntimeError):
+        return None  # Pillow also reads more kinds, and says better what is wrong with a broken one
+    # not made contiguous by torch, whose threads do not survive a fork
+    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """Any Pillow image as RGB, shape (H, W, 3), uint8, turned as its EXIF tag says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip instead of scale
+        image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _images_under(root: Path, class_name: str) -> list[str]:
+    """Paths of the image files of a class, relative to root; a split need not have every class."""
+    return sorted(
+        os.path.relpath(os.path.join(folder, file), root)  # noqa: PTH118 - Path objects cost minutes on ImageNet
+        for folder, _, files in os.walk(root / class_name)
+        for file in files
+        if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+    )

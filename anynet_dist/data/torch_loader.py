@@ -1,0 +1,144 @@
+"""The loader without FFCV: torch's DataLoader around image folders, arrays in memory and .beton files.
+
+Same order, same augmentation and same cuts as the FFCV loader; images are resized by torchvision (bilinear
+with antialiasing) where FFCV's library averages areas.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+
+from anynet_dist.data import augment
+from anynet_dist.data.order import Indices, Plan
+from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.transfer import Transfer
+from anynet_dist.data.workers import choose_workers, process_context
+from anynet_dist.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class TorchLoader:
+    """Batches of any samples: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        plan: Plan,
+        transform: augment.SampleTransform,
+        transfer: Transfer,
+        *,
+        indices: Indices | None = None,
+        workers: int | None = None,
+        local_world: int = 1,
+    ) -> None:
+        """`indices` are the samples that `plan`'s positions mean (default: all); workers 0 reads in this
+        process."""
+        self.plan, self.transfer = plan, transfer
+        self._requests = _Requests(plan, indices)
+        self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
+        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            _Batches(samples, transform),
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=transfer.device.type == "cuda",
+            persistent_workers=self.workers > 0,
+            multiprocessing_context=process_context() if self.workers else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, from batch `first_batch` on."""
+        self._requests.start = (epoch, first_batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self._loader:
+            yield self.transfer(images, labels)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        iterator: Any = self._loader._iterator
+        self._loader._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A batch to be made."""
+
+    epoch: int
+    indices: Indices
+
+
+class _Requests(Sampler[_Request]):
+    """The batches of an epoch, asked for in the main process: so workers, which live on, need not know the
+    epoch."""
+
+    def __init__(self, plan: Plan, indices: Indices | None) -> None:
+        self.plan, self.indices = plan, indices
+        self.start = (0, 0)
+
+    def __len__(self) -> int:
+        return max(0, len(self.plan) - self.start[1])
+
+    def __iter__(self) -> Iterator[_Request]:
+        epoch, first_batch = self.start
+        positions = self.plan.positions(epoch, first_batch)
+        order = positions if self.indices is None else self.indices[positions]
+        for first in range(0, len(order), self.plan.batch_size):
+            yield _Request(epoch, order[first : first + self.plan.batch_size])
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64."""
+
+    def __init__(self, samples: Samples, transform: augment.SampleTransform) -> None:
+        self.samples, self.transform = samples, transform
+        self._fill = np.array(transform.fill, np.uint8)
+
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
+        size = self.transform.resolution
+        out = np.empty((len(request.indices), size, size, 3), np.uint8)
+        for number, index in enumerate(request.indices):
+            self._make(out[number], request.epoch, index)
+        return torch.from_numpy(out), torch.from_numpy(self.samples.labels[request.indices])
+
+    def _make(self, out: Pixels, epoch: int, index: np.int64) -> None:
+        image = self.samples.image(int(index))
+        height, width = image.shape[:2]
+        if self.transform.needs_square and height != width:
+            raise UserError(
+                f"{self.samples.name(int(index))}: is {width}x{height} pixels, but images are used whole, "
+                "so they must be square; use a random resized crop for training, a centre crop for evaluation"
+            )
+        row = self.transform.recipe(epoch, np.array([index]), np.array([height]), np.array([width]))[0]
+        augment.place(_cut(image, row, out.shape[0]), row, self._fill, out)
+
+
+def _cut(image: Pixels, row: augment.Recipe, size: int) -> Pixels:
+    """The recipe's box of `image`, resized to (size, size, 3) unless it has that size already."""
+    top, left, height, width = row[augment.TOP : augment.WIDTH + 1].tolist()
+    box = image[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return box
+    planes = torch.from_numpy(np.ascontiguousarray(box)).permute(2, 0, 1)
+    resized = transforms.resize(planes, [size, size], antialias=True)
+    return resized.permute(1, 2, 0).numpy()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,71 @@
+"""How many cores this process may use for data, and how its worker processes start."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import sys
+from multiprocessing.context import BaseContext
+
+from anynet_dist.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def usable_cores() -> tuple[int, str]:
+    """Cores this process may run on, and what limits them: SLURM's allotment or the process's affinity."""
+    limits = {"this process's CPU affinity": _affinity()}
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        limits["SLURM_CPUS_PER_TASK"] = int(slurm)
+    reason = min(limits, key=limits.__getitem__)
+    return limits[reason], reason
+
+
+def choose_workers(requested: int | None, local_world: int, limit: int | None = None) -> int:
+    """Threads or processes for one rank's loader: `requested`, or an equal share of the cores, at least 1.
+
+    `local_world` is the number of ranks on this machine, `limit` is what the library allows (numba's
+    number of threads). Raises UserError when more is requested.
+    """
+    if requested is not None:
+        if requested < 1 or (limit is not None and requested > limit):
+            allowed = f"between 1 and {limit}" if limit is not None else "at least 1"
+            raise UserError(f"workers must be {allowed}, not {requested}")
+        return requested
+    cores, reason = usable_cores()
+    if limit is not None and limit < cores:
+        cores, reason = limit, "numba's number of threads"
+    sharing = max(1, local_world // _slurm_tasks_here())
+    workers = max(1, cores // sharing)
+    log.info("loader workers: %d (%d cores by %s, shared by %d ranks)", workers, cores, reason, sharing)
+    return workers
+
+
+def process_context() -> BaseContext | None:
+    """How worker processes start: forked on Linux, which is quick, unless numba runs here.
+
+    A forked child does not survive numba's threads; it then comes from a server process that has none.
+    """
+    if sys.platform != "linux":
+        return None
+    if "numba" not in sys.modules:
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["anynet_dist.data.torch_loader"])
+    return context
+
+
+def _slurm_tasks_here() -> int:
+    """Tasks srun started on each node: when every rank is a task of its own, the cores above are its
+    alone."""
+    tasks = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return max(1, int(tasks.group())) if tasks else 1
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

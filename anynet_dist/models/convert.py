@@ -1,0 +1,223 @@
+"""Weights of other libraries' networks in our names: torchvision, timm and pycls, each known by its keys.
+
+The networks compute the same, so nothing but names changes; except that pycls feeds its networks images in
+BGR order, so the input channels of their stems are reversed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from anynet_dist.models.complexity import network_complexity
+from anynet_dist.models.vocabulary import network_spec
+from anynet_dist.models.zoo import preset_names
+from anynet_dist.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+StateDict = Mapping[str, Tensor]
+
+WRAPPERS = ("model_state", "state_dict", "model")
+"""Where checkpoints keep their state dict: pycls, timm, torchvision's reference scripts."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+SHOWN = 5
+"""Layers that do not fit, named in one message."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Naming:
+    """How a library names layers; a layer's parameters and buffers keep their names."""
+
+    library: str
+    block: re.Pattern[str]
+    """The start of a layer in a block; its groups are the stage, counted from 1, and the block."""
+    first_block: int
+    """The number of a stage's first block."""
+    in_block: Mapping[str, str]
+    """A block's layers: theirs, ours."""
+    outside: Mapping[str, str]
+    """The layers of stem and head: theirs, ours."""
+
+    def ours(self, key: str) -> str | None:
+        """Our name of `key`; None where the library has no such layer."""
+        layer, _, tensor = key.rpartition(".")
+        block = self.block.match(layer)
+        if block is None:
+            name = self.outside.get(layer)
+            return name and f"{name}.{tensor}"
+        name = self.in_block.get(layer[block.end() :])
+        return name and f"stage{block[1]}.{int(block[2]) - self.first_block}.{name}.{tensor}"
+
+
+_PLAIN = {f"{kind}{number}": f"{kind}{number}" for kind in ("conv", "bn") for number in (1, 2, 3)}
+_SE = {"se.fc1": "se.fc1", "se.fc2": "se.fc2"}
+_STEM_AND_HEAD = {"stem.conv": "stem.conv", "stem.bn": "stem.bn", "head.fc": "head.fc"}
+_RESNET = Naming(
+    "torchvision or timm ResNet",
+    re.compile(r"layer(\d+)\.(\d+)\."),
+    0,
+    {**_PLAIN, "downsample.0": "shortcut.0", "downsample.1": "shortcut.1"},
+    {"conv1": "stem.conv", "bn1": "stem.bn", "fc": "head.fc"},
+)
+_TORCHVISION_REGNET = Naming(
+    "torchvision RegNet",
+    re.compile(r"trunk_output\.block(\d+)\.block\d+-(\d+)\."),
+    0,
+    {
+        **{f"f.{letter}.0": f"conv{number}" for number, letter in enumerate("abc", 1)},
+        **{f"f.{letter}.1": f"bn{number}" for number, letter in enumerate("abc", 1)},
+        **{f"f.{name}": name for name in _SE},
+        "proj.0": "shortcut.0",
+        "proj.1": "shortcut.1",
+    },
+    {"stem.0": "stem.conv", "stem.1": "stem.bn", "fc": "head.fc"},
+)
+_TIMM_REGNET = Naming(
+    "timm RegNet",
+    re.compile(r"s(\d+)\.b(\d+)\."),
+    1,
+    {
+        **{f"conv{number}.conv": f"conv{number}" for number in (1, 2, 3)},
+        **{f"conv{number}.bn": f"bn{number}" for number in (1, 2, 3)},
+        **_SE,
+        "downsample.conv": "shortcut.0",
+        "downsample.bn": "shortcut.1",
+    },
+    _STEM_AND_HEAD,
+)
+_PYCLS = Naming(
+    "pycls",
+    re.compile(r"s(\d+)\.b(\d+)\."),
+    1,
+    {
+        # A residual block keeps its layers in `f`; a vanilla block has them itself.
+        **{f"{f}{letter}": f"conv{number}" for f in ("f.", "") for number, letter in enumerate("abc", 1)},
+        **{f"{f}{letter}_bn": f"bn{number}" for f in ("f.", "") for number, letter in enumerate("abc", 1)},
+        "f.se.f_ex.0": "se.fc1",
+        "f.se.f_ex.2": "se.fc2",
+        "proj": "shortcut.0",
+        "bn": "shortcut.1",
+    },
+    _STEM_AND_HEAD,
+)
+NAMINGS = (_RESNET, _TORCHVISION_REGNET, _TIMM_REGNET, _PYCLS)
+
+
+def unwrap_checkpoint(checkpoint: object) -> StateDict:
+    """The state dict in a checkpoint of pycls, timm or torchvision, or `checkpoint` if it is one itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in WRAPPERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
+            log.info("taking the weights from the checkpoint's '%s'", name)
+            return unwrap_checkpoint(checkpoint[name])
+    if isinstance(checkpoint, Mapping) and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return checkpoint
+    found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+    raise UserError(
+        f"there is no state dict, names with their tensors: neither here nor under {', '.join(WRAPPERS)} "
+        f"(found: {found})"
+    )
+
+
+def our_names(keys: Iterable[str]) -> dict[str, str]:
+    """Our name of each weight: the name it has there, which is ours too where we have no such layer.
+
+    Raises:
+        UserError: the names are those of no library that we know.
+    """
+    naming = _naming_of(keys)
+    bare = {key: _without_prefixes(key) for key in keys}
+    return {(naming and naming.ours(name)) or name: key for key, name in bare.items()}
+
+
+def rename_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
+    """The same tensors under the names of `our_names`, pycls' stem turned to RGB.
+
+    Raises:
+        UserError: as `our_names` does.
+    """
+    renamed = {ours: state_dict[theirs] for ours, theirs in our_names(state_dict).items()}
+    stem = renamed.get("stem.conv.weight")
+    if _naming_of(state_dict) is _PYCLS and stem is not None and stem.shape[1] == 3:
+        log.info("pycls' networks take BGR images: the input channels of the stem are reversed to RGB")
+        renamed["stem.conv.weight"] = stem.flip(1)
+    return renamed
+
+
+def convert_state_dict(state_dict: StateDict, network: nn.Module) -> dict[str, Tensor]:
+    """The weights of another library's network as `network.load_state_dict` takes them.
+
+    Raises:
+        UserError: the names are of no library that we know, or the weights do not fit the network; the
+            message names layers with both shapes, and presets that would fit.
+    """
+    names, renamed, expected = our_names(state_dict), rename_state_dict(state_dict), network.state_dict()
+    for key, tensor in expected.items():  # old files do not count batches
+        if key.endswith("num_batches_tracked"):
+            renamed.setdefault(key, tensor)
+    keys = [*expected, *(key for key in renamed if key not in expected)]
+    misfits = (_misfit(key, names.get(key), renamed.get(key), expected.get(key)) for key in keys)
+    problems = [problem for problem in misfits if problem]
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        lines = [*problems[:SHOWN], *more, *_fitting_presets(renamed)]
+        raise UserError("\n  ".join(["the weights do not fit the model:", *lines]))
+    return {key: renamed[key] for key in expected}
+
+
+def _naming_of(keys: Iterable[str]) -> Naming | None:
+    """The naming that knows most of the keys; None where they are ours already."""
+    names = [_without_prefixes(key) for key in keys]
+    if any(name.startswith("stage1.") for name in names):
+        return None
+    known = [sum(naming.ours(name) is not None for name in names) for naming in NAMINGS]
+    best = NAMINGS[known.index(max(known))]
+    if not any(best.block.match(name) for name in names) or 2 * max(known) < len(names):
+        libraries = ", ".join(naming.library for naming in NAMINGS)
+        raise UserError(
+            f"the names of the weights ({', '.join(names[:SHOWN]) or 'there are none'}, ...) are those of no "
+            f"network that can be converted (known are {libraries})"
+        )
+    return best
+
+
+def _without_prefixes(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def _misfit(key: str, their_name: str | None, found: Tensor | None, expected: Tensor | None) -> str | None:
+    name = key if their_name in (key, None) else f"{key} (there {their_name})"
+    if found is None:
+        return f"{name}: the source lacks it, the model has {_shape(expected)}"
+    if expected is None:
+        return f"{name}: the source has {_shape(found)}, the model lacks it"
+    if found.shape != expected.shape:
+        return f"{name}: the source has {_shape(found)}, the model {_shape(expected)}"
+    return None
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)
+
+
+def _fitting_presets(renamed: StateDict) -> list[str]:
+    """A line that names presets with as many parameters as the weights have, if there are any."""
+    head = renamed.get("head.fc.weight")
+    if head is None:
+        return []
+    params = sum(tensor.numel() for key, tensor in renamed.items() if not key.endswith(STATISTICS))
+    specs = {name: network_spec(preset=name, num_classes=len(head)) for name in preset_names()}
+    names = [name for name, spec in specs.items() if network_complexity(spec).params == params]
+    return [f"presets with as many parameters ({params:,}): {', '.join(names)}"] if names else []

@@ -1,0 +1,120 @@
+"""How much memory training a network takes on one device, by what it is for.
+
+The network is run on the meta device, which computes shapes alone, and whatever autograd keeps for the
+backward pass is added up, each storage once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from anynet_dist.models.anynet import AnyNet
+from anynet_dist.models.complexity import Resolution
+from anynet_dist.models.spec import NetworkSpec
+from anynet_dist.system.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+
+HOW = (
+    "Weights, gradients and the optimizer's state are fp32 in every precision; 16-bit training adds a 16-bit "
+    "copy of the weights of convolutions and linear layers. Activations are what autograd keeps for the "
+    "backward pass, each tensor once: inputs of convolutions and batch norms, outputs of ReLUs, indices of "
+    "max-pooling. Left out are the loss, the kernels' workspaces and what the allocator holds in reserve."
+)
+"""What the numbers hold, for people."""
+STATE_BYTES: dict[Optimizer, int] = {"sgd": 4, "adam": 8, "adamw": 8}
+"""Bytes of optimizer state a parameter: sgd's momentum, adam's two averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes on one device, by what they are for."""
+
+    weights: int
+    """Parameters and buffers, fp32."""
+    gradients: int
+    """One a parameter, fp32."""
+    optimizer: int
+    """The optimizer's state, fp32."""
+    weight_copies: int
+    """What autocast casts the weights to; 0 in fp32."""
+    activations: int
+    """Kept from the forward for the backward pass."""
+
+    @property
+    def total(self) -> int:
+        """All of them; activations go while gradients come, so the peak may stay below."""
+        return self.weights + self.gradients + self.optimizer + self.weight_copies + self.activations
+
+
+def training_memory(
+    spec: NetworkSpec,
+    resolution: Resolution = 224,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    optimizer: Optimizer = "sgd",
+) -> TrainingMemory:
+    """The memory for training on `batch_size` images of `resolution` at a time, with momentum in sgd.
+
+    Raises:
+        UserError: the network cannot train on such a batch.
+    """
+    if batch_size < 1:
+        raise UserError(f"a batch must have at least 1 image, not {batch_size}")
+    side = (resolution, resolution) if isinstance(resolution, int) else resolution
+    with torch.device("meta"):
+        network = AnyNet(spec).train()
+        images = torch.empty(batch_size, spec.stem.width_in, *side)
+    kept = _kept_for_backward(network, images)
+    params = sum(parameter.numel() for parameter in network.parameters())
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    return TrainingMemory(
+        weights=weights,
+        gradients=4 * params,
+        optimizer=STATE_BYTES[optimizer] * params,
+        weight_copies=0 if precision == "fp32" else 2 * _cast_weights(network),
+        activations=sum(_element_bytes(tensor, precision) * _stored(tensor) for tensor in kept),
+    )
+
+
+def _kept_for_backward(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """One tensor for each storage that autograd keeps, the network's own left out."""
+    own = {_storage_of(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage_of(tensor) not in own:
+            kept.setdefault(_storage_of(tensor), tensor.detach())
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(images)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the network cannot train on images {tuple(images.shape)}: {error}") from error
+    return list(kept.values())
+
+
+def _storage_of(tensor: Tensor) -> int:
+    """What tensors that share their memory have in common, as long as it lives."""
+    return tensor.untyped_storage()._cdata
+
+
+def _stored(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
+def _element_bytes(tensor: Tensor, precision: Precision) -> int:
+    """Bytes of an element under autocast: feature maps are 16-bit, batch norm's statistics stay fp32."""
+    feature_map = tensor.is_floating_point() and tensor.dim() > 1
+    return 2 if feature_map and precision != "fp32" else tensor.element_size()
+
+
+def _cast_weights(network: nn.Module) -> int:
+    layers = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    return sum(layer.weight.numel() for layer in layers)

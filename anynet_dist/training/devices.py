@@ -1,0 +1,142 @@
+"""Device, precision and memory format: what was chosen and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from copy import deepcopy
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+    broadcast_object_list,
+)
+from torch import nn
+
+from anynet_dist.config.schema import Config
+from anynet_dist.system import distributed
+from anynet_dist.system.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+PROBE_BATCH = 64
+
+
+def on_cpu(config: Config) -> bool:
+    """Whether the run computes on the CPU: because it was told to, or because there is nothing else."""
+    return config.run.cpu or not torch.accelerator.is_available()
+
+
+def _computes_in_bf16(cpu: bool) -> bool:
+    if not cpu:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
+
+
+def choose_precision(config: Config) -> tuple[str, str]:
+    """`fp32`, `bf16` or `fp16`, and the reason. Raises UserError where the device cannot do it."""
+    asked, cpu = config.train.precision, on_cpu(config)
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked == "fp16" and cpu:
+        raise UserError(
+            "train.precision: fp16 needs a GPU, where its gradients can be scaled; use bf16 or fp32 on a CPU"
+        )
+    if asked != "auto":
+        if launcher not in ("no", ACCELERATE_NAMES[asked]):
+            logger.warning(
+                "the launcher asks for %s, train.precision for %s: the config decides", launcher, asked
+            )
+        return asked, "as configured"
+    if launcher in ("bf16", "fp16") and not (launcher == "fp16" and cpu):
+        return launcher, "as the launcher asks"
+    device = "CPU" if cpu else "GPU"
+    if _computes_in_bf16(cpu):
+        return "bf16", f"this {device} computes in it"
+    return "fp32", f"this {device} has no bf16 arithmetic"
+
+
+def build_accelerator(
+    config: Config, precision: str, accumulation: int, trackers: list[GeneralTracker]
+) -> Accelerator:
+    """The Accelerator of a run, for however many processes the launcher started.
+
+    Our loaders always hold whole global batches, so gradients are synchronised by count alone and nothing
+    is carried over the end of an epoch. Batch-norm buffers are averaged before evaluation, so DDP
+    need not broadcast them at each step.
+    """
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not config.train.deterministic
+    return Accelerator(
+        cpu=on_cpu(config),
+        mixed_precision=ACCELERATE_NAMES[precision],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=accumulation, sync_with_dataloader=False
+        ),
+        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
+        log_with=trackers or None,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+        ],
+    )
+
+
+def describe_devices(accelerator: Accelerator) -> str:
+    """World size, device and backend, for the start-up banner."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    state = accelerator.state
+    backend = f", {state.backend}" if state.num_processes > 1 else ""
+    machines = distributed.world_size() // max(1, distributed.local_world_size())
+    spread = f" on {machines} machines" if machines > 1 else ""
+    return f"world size {state.num_processes} ({name}{backend}{spread})"
+
+
+def choose_memory_format(
+    asked: str, network: nn.Module, accelerator: Accelerator, image_shape: tuple[int, int, int, int]
+) -> tuple[torch.memory_format, str]:
+    """The memory format of images and weights, and the reason.
+
+    `auto` times a training step in both on a copy of the network: channels-last is often faster but can be
+    slower, with grouped convolutions above all. Rank 0's choice holds for all ranks.
+    """
+    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    if asked != "auto":
+        return formats[asked], "as configured"
+    shape = (min(image_shape[0], PROBE_BATCH), *image_shape[1:])
+    rng_state = torch.get_rng_state()
+    seconds = {name: _time_step(network, accelerator, shape, formats[name]) for name in formats}
+    torch.set_rng_state(rng_state)
+    choice = [min(seconds, key=lambda name: seconds[name])]
+    broadcast_object_list(choice)
+    measured = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
+    return formats[choice[0]], f"a step of {shape[0]} images took: {measured}"
+
+
+def _time_step(
+    network: nn.Module, accelerator: Accelerator, shape: tuple[int, ...], memory_format: torch.memory_format
+) -> float:
+    """Seconds of a forward and backward pass on a copy of `network`: best of three after a warm-up."""
+    copy = deepcopy(network).to(accelerator.device).to(memory_format=memory_format).train()
+    images = torch.zeros(shape, device=accelerator.device).to(memory_format=memory_format)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        with accelerator.autocast():
+            loss = copy(images).float().square().mean()
+        loss.backward()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

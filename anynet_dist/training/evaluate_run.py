@@ -1,0 +1,47 @@
+"""Evaluation of a trained network apart from its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anynet_dist.config import Config, load_config
+from anynet_dist.system.errors import UserError
+from anynet_dist.training import build, devices
+from anynet_dist.training.evaluation import Scores, evaluate
+from anynet_dist.training.weights import load_network
+
+
+def evaluate_run(path: str, split: str, weights: str = "auto", overrides: Sequence[str] = ()) -> Scores:
+    """Scores of a run's or a checkpoint's network on the split `train`, `val` or `test`, over all processes.
+
+    The run's own config says which data, resolution and precision; `overrides` are put on top of it.
+    Raises UserError where `path` holds no network or the config no such split.
+    """
+    config = _config_of(Path(path), overrides)
+    network, description = load_network(path, weights)
+    splits = build.open_splits(config)
+    if split not in splits:
+        raise UserError(f"the run has no {split} split (it has {', '.join(splits)}); set --data.{split} PATH")
+    if splits[split].info.classes != description.classes:
+        raise UserError(f"{splits[split].path} has other classes than the network was trained on")
+    precision, _ = devices.choose_precision(config)
+    accelerator = devices.build_accelerator(config, precision, accumulation=1, trackers=[])
+    shape = (config.eval.batch_size, 3, description.resolution, description.resolution)
+    memory_format, _ = devices.choose_memory_format(config.train.memory_format, network, accelerator, shape)
+    network.to(accelerator.device).to(memory_format=memory_format)
+    loader = build.build_eval_loader(config, splits[split], accelerator, memory_format)
+    try:
+        scores = evaluate(network, loader, accelerator)
+    finally:
+        loader.close()
+    accelerator.end_training()
+    return scores
+
+
+def _config_of(path: Path, overrides: Sequence[str]) -> Config:
+    """The config of the run that `path` is, or lies in."""
+    for folder in (path, *path.resolve().parents[:3]):
+        if (folder / "config.yaml").is_file():
+            return load_config(folder / "config.yaml", overrides).config
+    raise UserError(f"{path} is not a run folder, nor does it lie in one: there is no config.yaml")

@@ -1,0 +1,64 @@
+"""Starting from trained weights: loading them, and holding parts of the network still."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.training.weights import load_network
+
+logger = logging.getLogger(__name__)
+
+
+def load_pretrained(network: nn.Module, source: str) -> None:
+    """Load the weights of a run, a checkpoint or a model.safetensors into `network`.
+
+    A head for another number of classes stays as it is initialised, and the log says so. Raises UserError
+    when anything else does not fit, naming the layer and both shapes.
+    """
+    trained, _ = load_network(source)
+    weights = trained.state_dict()
+    fitting = _without_other_head(network, weights, source)
+    for name, tensor in network.state_dict().items():
+        if name in fitting and fitting[name].shape != tensor.shape:
+            theirs, ours = tuple(fitting[name].shape), tuple(tensor.shape)
+            raise UserError(f"model.pretrained: {source} has {name} of shape {theirs}, this network {ours}")
+    missing, unexpected = network.load_state_dict(fitting, strict=False)
+    missing = [name for name in missing if not name.startswith("head.")]
+    if missing or unexpected:
+        name = (missing or unexpected)[0]
+        where = "lacks" if missing else "also has"
+        raise UserError(f"model.pretrained: {source} is another network: it {where} {name}")
+    logger.info("weights of %s from %s", ", ".join(_parts(fitting)), source)
+
+
+def _without_other_head(network: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights, less those of a head whose shapes are not those of the network's own."""
+    ours = network.state_dict()
+    head = {name for name in weights if name.startswith("head.")}
+    if all(name in ours and ours[name].shape == weights[name].shape for name in head):
+        return weights
+    logger.info("the head of %s is for other classes: this one starts anew", source)
+    return {name: tensor for name, tensor in weights.items() if name not in head}
+
+
+def _parts(names: Sequence[str] | dict[str, Tensor]) -> list[str]:
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
+    """Stop the gradients of the named parts (stem, stage1, ..., head) and return them.
+
+    The caller keeps them in evaluation mode, so that their batch-norm statistics stay still too.
+    """
+    known = [name for name, _ in network.named_children()]
+    for part in parts:
+        if part not in known:
+            raise unknown_name("part of the network in model.freeze", part, known)
+    frozen = [network.get_submodule(part).requires_grad_(False) for part in parts]
+    if parts and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError("model.freeze holds every part of the network: there is nothing left to train")
+    return frozen

@@ -1,0 +1,309 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from anynet_dist import __version__
+from anynet_dist.config import Config, dump_config
+from anynet_dist.models.anynet import build_anynet
+from anynet_dist.system import distributed
+from anynet_dist.system.environment import environment_report
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import write_json, write_text
+from anynet_dist.system.logging import log_to_file
+from anynet_dist.training import build, devices
+from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
+from anynet_dist.training.batches import plan_batches
+from anynet_dist.training.checkpoints import (
+    Checkpoints,
+    Progress,
+    find_checkpoint,
+    load_weights,
+    own_model_files,
+    restore,
+)
+from anynet_dist.training.console import ProgressBar, scores_line, train_line
+from anynet_dist.training.ema import WeightAverage
+from anynet_dist.training.evaluation import RunningScores, evaluate
+from anynet_dist.training.finetune import freeze, load_pretrained
+from anynet_dist.training.optimizers import build_optimizer
+from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
+from anynet_dist.training.schedules import build_schedule, set_learning_rate
+from anynet_dist.training.throughput import Throughput
+from anynet_dist.training.tracking import Record, RunLog, build_trackers, log_graph
+from anynet_dist.training.weights import save_network, write_description
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains the network that a Config describes, on however many processes the launcher started.
+
+    `Trainer(config).fit()` does a whole run. Raises UserError for whatever the user can put right;
+    what can be checked without data or devices is checked before either is touched.
+    """
+
+    def __init__(self, config: Config) -> None:
+        build.check_network(config)
+        self.folder = folder_of(config)
+        check_folder(self.folder, config)
+        self.splits = build.open_splits(config)
+        self.config = build.resolve(config, self.splits["train"].info)
+        self.description = build.describe_network(self.config, self.splits)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
+        self._prepare_folder()
+        self._start_accelerator()
+        self._build_network()
+        self._build_loaders()
+        self._resume()
+
+    def _prepare_folder(self) -> None:
+        """Rank 0 makes the folder ready; the others use it only once the process group has met."""
+        if not distributed.is_main():
+            return
+        if find_checkpoint(self.config.run.resume, self.checkpoints) is None:
+            clear_folder(self.folder)
+        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        log_to_file(self.folder.console)
+        write_text(self.folder.config, dump_config(self.config))
+        write_description(self.folder.description, self.description)
+
+    def _start_accelerator(self) -> None:
+        config = self.config
+        precision, reason = devices.choose_precision(config)
+        self.plan = plan_batches(
+            config.train.global_batch, distributed.world_size(), config.train.max_device_batch
+        )
+        trackers = build_trackers(config, self.folder) if distributed.is_main() else []
+        self.accelerator = devices.build_accelerator(config, precision, self.plan.accumulation, trackers)
+        set_seed(config.run.seed)
+        logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
+        logger.info("precision %s: %s", precision, reason)
+        logger.info("batch: %s", self.plan)
+        if self.accelerator.is_main_process:
+            report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
+            write_json(self.folder.environment, {**report, "precision": precision})
+
+    def _build_network(self) -> None:
+        config, accelerator = self.config, self.accelerator
+        self.network = build_anynet(**self.description.model)
+        if config.model.pretrained:
+            load_pretrained(self.network, config.model.pretrained)
+        self.frozen = freeze(self.network, config.model.freeze)
+        resolution = config.data.train_res or 0
+        shape = (self.plan.device_batch, 3, resolution, resolution)
+        self.memory_format, reason = devices.choose_memory_format(
+            config.train.memory_format, self.network, accelerator, shape
+        )
+        self.network.to(accelerator.device).to(memory_format=self.memory_format)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
+        logger.info("memory format %s: %s", str(self.memory_format).removeprefix("torch."), reason)
+        ema = config.ema
+        self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
+        # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
+        optimizer = build_optimizer(self.network, config.optim, fused=accelerator.scaler is None)
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        own_model_files(accelerator, self.network)
+
+    def _build_loaders(self) -> None:
+        config = self.config
+        self.loaders = {
+            name: build.build_eval_loader(config, split, self.accelerator, self.memory_format)
+            for name, split in self.splits.items()
+            if name != "train"
+        }
+        self.loaders["train"] = build.build_train_loader(
+            config, self.splits["train"], self.plan, self.accelerator, self.memory_format
+        )
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        logger.info("data: %s images in %d classes", sizes, len(self.description.classes))
+        self.steps_per_epoch = len(self.loaders["train"]) // self.plan.accumulation
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        if config.train.max_steps:
+            self.total_steps = min(self.total_steps, config.train.max_steps)
+        self.schedule = build_schedule(config.schedule, self.steps_per_epoch, self.total_steps)
+
+    def _resume(self) -> None:
+        self.progress = Progress()
+        checkpoint = find_checkpoint(self.config.run.resume, self.checkpoints)
+        if checkpoint:
+            self.progress = restore(checkpoint, self.accelerator, self.average)
+            logger.info(
+                "resuming from %s: epoch %d, step %d", checkpoint, self.progress.epoch, self.progress.step
+            )
+        elif self.config.run.resume == "auto":
+            logger.info("no checkpoint to resume from in %s: starting afresh", self.checkpoints.folder)
+        self.scores = RunningScores(self.accelerator.device)
+        self.throughput = Throughput()
+        self.log = RunLog(self.folder.metrics, self.accelerator, self.progress.step)
+        if self.progress.step == 0:
+            log_graph(self.accelerator, self.network, dump_config(self.config), self.description.resolution)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all optimizer steps are done."""
+        return self.progress.step >= self.total_steps
+
+    @property
+    def _epoch_ends(self) -> bool:
+        return self.finished or self.progress.step_in_epoch == self.steps_per_epoch
+
+    def fit(self) -> Record:
+        """Train to the end, then test and write model.safetensors. Returns the final record."""
+        try:
+            with ProgressBar(self.total_steps, self.progress.step) as bar:
+                while not self.finished:
+                    self._train_epoch(bar)
+                    self._end_epoch()
+            result = self._finish()
+        finally:
+            self.close()
+        self.accelerator.end_training()
+        return result
+
+    def close(self) -> None:
+        """End the loaders' threads and processes, and the log."""
+        self.log.close()
+        for loader in self.loaders.values():
+            loader.close()
+
+    def _train_epoch(self, bar: ProgressBar) -> None:
+        """Train to the end of the epoch, from wherever in it the run stands."""
+        progress, loader = self.progress, self.loaders["train"]
+        loader.set_epoch(progress.epoch, progress.step_in_epoch * self.plan.accumulation)
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
+        self.throughput.resume()
+        for images, labels in self.throughput.timed(loader):
+            self._train_batch(images, labels)
+            if not self.accelerator.sync_gradients:
+                continue
+            self._count_step()
+            bar.advance()
+            if progress.step % self.config.train.log_every == 0 or self._epoch_ends:
+                self._log_training()
+            if self.finished:
+                break
+
+    def _train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Forward and backward; with the last micro-batch of a global batch, one optimizer step."""
+        accelerator, config = self.accelerator, self.config
+        with accelerator.accumulate(self.model):
+            logits = self.model(images)
+            loss = self.criterion(logits, labels)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                if config.train.clip_grad_norm:
+                    accelerator.clip_grad_norm_(self.model.parameters(), config.train.clip_grad_norm)
+                self.lr = config.optim.lr * self.schedule(self.progress.updates)
+                set_learning_rate(self.optimizer, self.lr)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.scores.update(logits, labels, loss * len(labels))
+
+    def _count_step(self) -> None:
+        progress = self.progress
+        progress.step += 1
+        progress.step_in_epoch += 1
+        self.throughput.steps += 1
+        if self.accelerator.optimizer_step_was_skipped:
+            progress.skipped += 1
+        elif self.average and progress.step % self.average.every == 0:
+            self.average.update(self.network)
+            progress.average_updates = self.average.updates
+
+    def _log_training(self) -> None:
+        """Write what happened since the last training record; only here do host, device and ranks meet."""
+        progress = self.progress
+        scores = self.scores.reduce(self.accelerator)
+        seconds_per_step, data_wait = self.throughput.read()
+        if not math.isfinite(scores.loss):
+            raise UserError(
+                f"the loss is {scores.loss} at step {progress.step} (epoch {progress.epoch + 1}):"
+                " lower optim.lr, lengthen schedule.warmup_epochs or set train.clip_grad_norm;"
+                " the last checkpoint is good"
+            )
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch + 1,
+            "train/loss": scores.loss,
+            "train/top1": scores.top1,
+            "lr": self.lr,
+            "images_per_second": self.plan.global_batch / seconds_per_step,
+            "data_wait": data_wait,
+            "eta_seconds": (self.total_steps - progress.step) * seconds_per_step,
+            "skipped_steps": progress.skipped,
+        }
+        self.log.write(record)
+        logger.info(train_line(record, self.config.train.epochs, self.total_steps))
+
+    def _end_epoch(self) -> None:
+        """Evaluate and save, as often as the config says and always at the end."""
+        config, progress = self.config, self.progress
+        if progress.step_in_epoch == self.steps_per_epoch:
+            progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+        self._settle_batch_norm()
+        is_best = False
+        if "val" in self.splits and (self.finished or progress.epoch % config.eval.every == 0):
+            record = self._evaluate("val", progress.epoch + bool(progress.step_in_epoch))
+            accuracy = record["val/ema_top1" if self.average else "val/top1"]
+            is_best = progress.best is None or accuracy > progress.best
+            if is_best:
+                progress.best, progress.best_epoch = accuracy, record["epoch"]
+        if self.finished or is_best or progress.epoch % config.checkpoint.every == 0:
+            self.checkpoints.save(self.accelerator, self.network, self.average, progress, is_best)
+
+    def _evaluate(self, split: str, epoch: int) -> Record:
+        """Scores of the network, and of its moving average, as of `epoch` on a split; written to the log."""
+        record: Record = {"step": self.progress.step, "epoch": epoch}
+        for prefix, network in self._networks.items():
+            scores = evaluate(network, self.loaders[split], self.accelerator)
+            record |= scores.record(f"{split}/{prefix}")
+        self.log.write(record)
+        logger.info(scores_line(record, split))
+        return record
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        """The network and its moving average, by the prefix of their scores' names."""
+        return {"": self.network} | ({"ema_": self.average.module} if self.average else {})
+
+    def _settle_batch_norm(self) -> None:
+        """Give all ranks the same batch-norm statistics before they evaluate and save."""
+        samples, loader = self.config.eval.precise_bn, self.loaders["train"]
+        for network in self._networks.values():
+            if samples:
+                loader.set_epoch(0)
+                with self.accelerator.autocast():
+                    recompute_batch_norm(network, loader, samples)
+            else:
+                average_batch_norm(network)
+
+    def _finish(self) -> Record:
+        """Take the best network where validation chose one, test it, and write it to the run folder."""
+        best = self.checkpoints.best() if "val" in self.splits else None
+        progress = self.progress
+        epoch = progress.epoch + bool(progress.step_in_epoch)
+        if best and progress.best is not None and progress.best_epoch is not None:
+            load_weights(best, self.network, self.average)
+            epoch = progress.best_epoch
+            logger.info("best validation top-1 %.2f%%, after epoch %d", 100 * progress.best, epoch)
+        result = self._evaluate("test", epoch) if "test" in self.splits else {}
+        self._write_weights(epoch, result)
+        return {"run": str(self.folder.path), **result, "epoch": epoch}
+
+    def _write_weights(self, epoch: int, result: Record) -> None:
+        network = self.average.module if self.average else self.network
+        facts = {"epoch": epoch, "weights": "ema" if self.average else "raw"}
+        if self.accelerator.is_main_process:
+            save_network(self.folder.weights, network, self.description, **{**result, **facts})
+            logger.info("trained network (%s weights): %s", facts["weights"], self.folder.weights)
+        self.accelerator.wait_for_everyone()

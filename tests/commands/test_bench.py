@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anynet_dist.commands import bench
+from anynet_dist.data.loaders import ffcv_installed
+from anynet_dist.system.errors import UserError
+
+
+def run(*words: str) -> None:
+    parser = argparse.ArgumentParser()
+    bench.configure(parser)
+    bench.run(parser.parse_args(list(words)))
+
+
+def images(root: Path, count: int) -> Path:
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    return root
+
+
+@pytest.mark.slow
+def test_every_loader_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images(tmp_path / "train", 16).parent
+    run("loader", "--root", str(root), "--res", "16", "--batch", "4", "--repeats", "1", "--workers", "1")
+    shown = capsys.readouterr().out
+    assert "ImageFolder, PIL" in shown
+    assert "1.00x" in shown
+    assert ("FFCV, raw" in shown) == ffcv_installed()
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 images, fewer than one batch of 64"):
+        run("loader", "--root", str(images(tmp_path, 3)))

@@ -1,0 +1,66 @@
+"""Small data sets made of images that come with scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from anynet_dist.data.beton import build_beton, build_source
+from anynet_dist.data.beton_writer import WriteOptions
+from anynet_dist.data.samples import ArraySamples, FolderSamples
+from anynet_dist.data.sources import load_source
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.beton (1,437 images of 32x32, raw) and val.beton (360)."""
+    folder = tmp_path_factory.mktemp("digits")
+    build_source(load_source("digits"), folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder, china/ and flower/, of 12 JPEGs each: pieces of two photographs, all of different
+    sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for name in ("china", "flower"):
+        photo = load_sample_image(f"{name}.jpg")
+        (root / name).mkdir()
+        for number in range(12):
+            height, width = generator.integers(120, 400, 2)
+            top, left = generator.integers(0, 427 - height), generator.integers(0, 640 - width)
+            piece = Image.fromarray(photo[top : top + height, left : left + width])
+            piece.save(root / name / f"{number:02}.jpg", quality=95)
+    return root
+
+
+@pytest.fixture(scope="session")
+def photo_betons(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw.beton and jpg.beton of the photos."""
+    folder, samples = tmp_path_factory.mktemp("photo_betons"), FolderSamples(photos, ["china", "flower"])
+    for mode in ("raw", "jpg"):
+        options = WriteOptions(write_mode=mode)
+        build_beton(
+            samples, folder / f"{mode}.beton", classes=("china", "flower"), options=options, workers=1
+        )
+    return folder
+
+
+@pytest.fixture
+def tiny() -> ArraySamples:
+    """Ten random 8x8 images of two classes."""
+    images = np.random.default_rng(1).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    return ArraySamples(images, np.arange(10) % 2)
+
+
+@pytest.fixture
+def tiny_beton(tiny: ArraySamples, tmp_path: Path) -> Path:
+    """A .beton file of them."""
+    build_beton(tiny, tmp_path / "tiny.beton", classes=("even", "odd"), workers=1)
+    return tmp_path / "tiny.beton"

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anynet_dist.data.order import EvalPlan, TrainPlan, epoch_order, split_indices
+from anynet_dist.system.errors import UserError
+
+
+def test_epoch_order_is_a_permutation_given_by_seed_and_epoch() -> None:
+    first = epoch_order(1000, seed=7, epoch=3)
+    assert first.dtype == np.int64
+    assert np.array_equal(np.sort(first), np.arange(1000))
+    assert np.array_equal(first, epoch_order(1000, seed=7, epoch=3))
+
+
+def test_seeds_and_epochs_do_not_alias() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1), (3, 2)])
+def test_every_global_batch_is_the_same_for_any_world(world: int, accumulation: int) -> None:
+    num_samples, global_batch = 103, 24
+    plans = [
+        TrainPlan(
+            num_samples=num_samples,
+            global_batch=global_batch,
+            seed=1,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+        )
+        for rank in range(world)
+    ]
+    order = epoch_order(num_samples, 1, 5)
+    shares = [plan.positions(5).reshape(len(plan), plan.batch_size) for plan in plans]
+    assert all(len(plan) == 4 * accumulation and plan.num_updates == 4 for plan in plans)
+    for update in range(4):
+        micro_batches = [share[update * accumulation + m] for m in range(accumulation) for share in shares]
+        expected = order[update * global_batch : (update + 1) * global_batch]
+        assert np.array_equal(np.concatenate(micro_batches), expected)
+
+
+def test_training_resumes_by_index() -> None:
+    plan = TrainPlan(num_samples=100, global_batch=16, seed=0, accumulation=2, rank=1, world=2)
+    whole = plan.positions(2)
+    assert np.array_equal(plan.positions(2, first_batch=5), whole[5 * plan.batch_size :])
+    assert len(plan.positions(2, first_batch=len(plan))) == 0
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 2, 7, 100, 1003])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_evaluation_covers_each_sample_once(num_samples: int, world: int) -> None:
+    plans = [
+        EvalPlan(num_samples=num_samples, batch_size=32, rank=rank, world=world) for rank in range(world)
+    ]
+    seen = np.concatenate([plan.positions(0) for plan in plans])
+    assert np.array_equal(np.sort(seen), np.arange(num_samples))
+    for plan in plans:
+        assert len(plan) == -(-len(plan.positions(0)) // 32)
+
+
+def test_too_few_samples_names_both_numbers() -> None:
+    with pytest.raises(UserError, match=r"10 samples.*global batch of 16"):
+        TrainPlan(num_samples=10, global_batch=16, seed=0)
+
+
+def test_a_global_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="choose a multiple of 6"):
+        TrainPlan(num_samples=100, global_batch=16, seed=0, world=3, accumulation=2)
+
+
+def test_split_is_disjoint_complete_and_given_by_seed() -> None:
+    train, val = split_indices(1000, 0.1, seed=4)
+    assert len(val) == 100
+    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(1000))
+    assert np.array_equal(val, split_indices(1000, 0.1, seed=4)[1])
+    assert not np.array_equal(val, split_indices(1000, 0.1, seed=5)[1])
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 0.0001])
+def test_a_split_that_leaves_a_part_empty_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match="fraction"):
+        split_indices(100, fraction, seed=0)

@@ -1,0 +1,76 @@
+"""What only a GPU can show. Skipped, saying so, where there is none; docs/gpu-checks.md has the targets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from anynet_dist.config import load_config
+from anynet_dist.data.beton import build_source
+from anynet_dist.data.sources import load_source
+from anynet_dist.training.tracking import Record, read_records
+from anynet_dist.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("fresh_accelerate"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    build_source(load_source("digits"), folder)
+    return folder
+
+
+def demo(root: Path, digits: Path, run: Path, *overrides: str) -> Trainer:
+    data = ("--data.train", str(digits / "train.beton"), "--data.test", str(digits / "val.beton"))
+    config = root / "configs" / "digits" / "demo.yaml"
+    return Trainer(load_config(config, [*data, "--run.dir", str(run), *overrides]).config)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_demo_reaches_its_accuracy_in_every_precision(
+    root: Path, digits: Path, tmp_path: Path, precision: str
+) -> None:
+    result: Record = demo(root, digits, tmp_path / "run", "--train.precision", precision).fit()
+    assert result["test/top1"] >= 0.97
+
+
+def test_steps_that_the_fp16_scaler_skips_do_not_move_the_learning_rate(
+    root: Path, digits: Path, tmp_path: Path
+) -> None:
+    trainer = demo(root, digits, tmp_path / "run", "--train.precision", "fp16", "--train.epochs", "2")
+    assert trainer.accelerator.scaler is not None
+    trainer.accelerator.scaler.load_state_dict(
+        {**trainer.accelerator.scaler.state_dict(), "scale": 2.0**60}  # overflows in the first steps
+    )
+    trainer.fit()
+    records = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in r]
+    assert records[-1]["skipped_steps"] > 0
+    config = trainer.config
+    updates = records[-1]["step"] - 1 - records[-1]["skipped_steps"]
+    assert records[-1]["lr"] == pytest.approx(config.optim.lr * trainer.schedule(updates))
+
+
+@pytest.mark.parametrize("loader", ["ffcv", "torch"])
+def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loader: str) -> None:
+    if loader == "ffcv":
+        pytest.importorskip("ffcv")
+    options = ("--data.loader", loader, "--train.precision", "bf16", "--train.log_every", "1000")
+    trainer = demo(root, digits, tmp_path / "run", *options)
+    batches = iter(trainer.loaders["train"])
+    trainer.model.train()
+    for _ in range(3):  # the first steps set up kernels and buffers
+        trainer._train_batch(*next(batches))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for images, labels in batches:
+            trainer._train_batch(images, labels)
+            trainer._count_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.progress.step > 10
+    trainer.close()

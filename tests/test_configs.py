@@ -1,0 +1,47 @@
+"""Every shipped config loads, names a network that can be built, and has the header that recipes have."""
+
+from pathlib import Path
+
+import pytest
+
+from anynet_dist.config import load_config
+from anynet_dist.models.anynet import build_anynet
+from anynet_dist.training.batches import plan_batches
+from anynet_dist.training.build import check_network, model_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+RECIPES = [path for path in CONFIGS if path.name != "base.yaml"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "configs"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_config_loads(path: Path) -> None:
+    load_config(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_recipe_builds_its_network_and_shares_its_batch(path: Path) -> None:
+    config = load_config(path).config
+    check_network(config)
+    network = build_anynet(**{"num_classes": 10, **model_arguments(config)})
+    assert sum(parameter.numel() for parameter in network.parameters()) > 0
+    for world_size in (1, 2, 4, 8):
+        plan_batches(config.train.global_batch, world_size)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_recipe_says_what_to_expect_and_how_to_run_it(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Expected:", "Hardware:", "Command:"):
+        assert any(word in line for line in header), word
+
+
+def test_the_listings_network_is_the_one_of_the_document() -> None:
+    config = load_config(ROOT / "configs" / "cifar10" / "blog_bottleneck.yaml").config
+    network = build_anynet(**{**model_arguments(config), "num_classes": 10})
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_310_954
+    assert (config.schedule.milestones, config.schedule.gamma) == ([100, 150], 0.1)

@@ -1,0 +1,64 @@
+"""Real runs of two processes (DDP over gloo) against runs of one."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from anynet_dist import load_model
+from anynet_dist.training.tracking import read_records
+
+pytestmark = pytest.mark.slow
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def trained_by_two(blobs_config: Path, tmp_path: Path, launch: Launch) -> Path:
+    run = tmp_path / "two"
+    result = launch("train", blobs_config, "--run.dir", run, "--ema.decay", "0.9", processes=2)
+    assert "world size 2 (cpu, gloo)" in result.stdout
+    assert result.stdout.count("anynet 0.") == 1, "only rank 0 speaks"
+    return run
+
+
+def test_two_processes_compute_what_one_does_on_the_same_global_batch(
+    blobs_config: Path, tmp_path: Path, launch: Launch
+) -> None:
+    options = ("--train.max_steps", "3", "--eval.precise_bn", "24")
+    launch("train", blobs_config, *options, "--run.dir", tmp_path / "two", processes=2)
+    # Batch norm works on one device's batch: one process sees the same batches when it accumulates two.
+    accumulated = ("--train.max_device_batch", "12")
+    launch("train", blobs_config, *options, *accumulated, "--run.dir", tmp_path / "one")
+    one, two = (load_model(tmp_path / run).state_dict() for run in ("one", "two"))
+    for name in (name for name in one if "num_batches" not in name):
+        assert torch.allclose(one[name].float(), two[name].float(), atol=2e-6), name
+    logs = [read_records(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
+    for from_one, from_two in zip(*logs, strict=True):
+        for key in from_one.keys() & {"train/loss", "train/top1", "val/loss", "test/loss", "lr"}:
+            assert from_one[key] == pytest.approx(from_two[key], abs=1e-5), key
+
+
+def test_a_checkpoint_of_two_processes_goes_on_and_is_evaluated_in_one(
+    trained_by_two: Path, blobs_config: Path, launch: Launch
+) -> None:
+    reported = read_records(trained_by_two / "metrics.jsonl")[-1]
+    for processes in (1, 2):
+        scores = json.loads(launch("eval", trained_by_two, "--json", processes=processes).stdout)
+        assert scores["count"] == 37
+        assert scores["top1"] == reported["test/ema_top1"]
+        assert scores["loss"] == pytest.approx(reported["test/ema_loss"], rel=1e-5)
+    options = ("--run.dir", trained_by_two, "--ema.decay", "0.9", "--train.epochs", "3", "--resume", "auto")
+    resumed = launch("train", blobs_config, *options)
+    assert "epoch 2, step 6" in resumed.stdout
+    assert "epoch 3/3" in resumed.stdout
+
+
+def test_an_error_is_told_once_and_ends_all_processes(blobs_config: Path, launch: Launch) -> None:
+    result = launch("train", blobs_config, "--train.global_batch", "25", processes=2, check=False)
+    assert result.returncode != 0
+    assert result.stderr.count("anynet: error: train.global_batch: 25 images cannot be shared evenly") == 1
+    assert "File " not in result.stderr.split("anynet: error")[1].splitlines()[0]

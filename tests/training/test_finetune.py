@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from anynet_dist import build_anynet, load_model
+from anynet_dist.config import load_config
+from anynet_dist.system.errors import UserError
+from anynet_dist.training.finetune import load_pretrained
+from anynet_dist.training.trainer import Trainer
+from anynet_dist.training.weights import NetworkDescription, save_network
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+BLOBS = {"num_blocks_per_stage": [1, 1], "num_channels": [8, 8, 16], "strides": [1, 2], "stem": "conv3x3_s2"}
+
+
+def trained(folder: Path, **changes: object) -> Path:
+    description = {**BLOBS, "num_classes": 7, **changes}
+    torch.manual_seed(1)
+    network = build_anynet(**description)
+    save_network(folder / "trained.safetensors", network, NetworkDescription(model=description))
+    return folder / "trained.safetensors"
+
+
+def test_a_body_is_taken_over_and_a_head_for_other_classes_is_new(tmp_path: Path) -> None:
+    source = trained(tmp_path)
+    network = build_anynet(**BLOBS, num_classes=3)
+    head = {name: tensor.clone() for name, tensor in network.head.state_dict().items()}
+    load_pretrained(network, str(source))
+    theirs, ours = load_model(source).state_dict(), network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if not name.startswith("head."))
+    assert all(torch.equal(network.head.state_dict()[name], head[name]) for name in head)
+
+
+def test_a_head_for_as_many_classes_is_taken_over_too(tmp_path: Path) -> None:
+    source = trained(tmp_path)
+    network = build_anynet(**BLOBS, num_classes=7)
+    load_pretrained(network, str(source))
+    theirs = load_model(source).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in network.state_dict().items())
+
+
+def test_another_width_is_named_with_both_shapes(tmp_path: Path) -> None:
+    source = trained(tmp_path, num_channels=[8, 8, 32])
+    with pytest.raises(UserError, match=r"has stage2\.0\.\S+ of shape \(32, .*this network \(16, "):
+        load_pretrained(build_anynet(**BLOBS, num_classes=3), str(source))
+
+
+def test_another_depth_is_named(tmp_path: Path) -> None:
+    source = trained(tmp_path, num_blocks_per_stage=[1, 2])
+    with pytest.raises(UserError, match=r"is another network: it also has stage2\.1\."):
+        load_pretrained(build_anynet(**BLOBS, num_classes=3), str(source))
+
+
+def test_frozen_parts_stay_as_they_were_batch_norm_included(blobs_config: Path, tmp_path: Path) -> None:
+    source = trained(tmp_path)
+    options = ("--model.pretrained", str(source), "--model.freeze", "stem", "stage1")
+    Trainer(load_config(blobs_config, options).config).fit()
+    before, after = load_model(source).state_dict(), load_model(tmp_path / "run").state_dict()
+    for name in before:
+        if name.startswith(("stem.", "stage1.")):
+            assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["stage2.0.conv1.weight"], after["stage2.0.conv1.weight"])
+
+
+def test_a_part_that_does_not_exist_is_refused(blobs_config: Path) -> None:
+    config = load_config(blobs_config, ["--model.freeze", "stage3"]).config
+    with pytest.raises(UserError, match="'stage3'; did you mean 'stage"):
+        Trainer(config)
+
+
+def test_freezing_everything_is_refused(blobs_config: Path) -> None:
+    config = load_config(blobs_config, ["--model.freeze", "stem", "stage1", "stage2", "head"]).config
+    with pytest.raises(UserError, match="nothing left to train"):
+        Trainer(config)

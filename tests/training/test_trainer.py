@@ -1,0 +1,162 @@
+"""A whole run in this process, on images the tests make."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from anynet_dist import load_model
+from anynet_dist.config import load_config
+from anynet_dist.system.errors import UserError
+from anynet_dist.training.checkpoints import read_progress
+from anynet_dist.training.evaluate_run import evaluate_run
+from anynet_dist.training.tracking import Record, read_records
+from anynet_dist.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def fit(config: Path, *overrides: str) -> Record:
+    return Trainer(load_config(config, overrides).config).fit()
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return load_model(file).state_dict()
+
+
+def test_a_run_learns_and_leaves_everything_in_its_folder(blobs_config: Path, tmp_path: Path) -> None:
+    result = fit(blobs_config, "--train.epochs", "6")
+    run = tmp_path / "run"
+    assert result["test/top1"] > 0.9
+    names = {"config.yaml", "network.json", "environment.json", "metrics.jsonl", "console.log"}
+    assert names | {"model.safetensors", "checkpoints"} == {path.name for path in run.iterdir()}
+    records = read_records(run / "metrics.jsonl")
+    train = [record for record in records if "train/loss" in record]
+    assert [record["step"] for record in train] == list(range(1, 19))
+    assert train[-1]["train/loss"] < train[0]["train/loss"]
+    assert [record["epoch"] for record in records if "val/top1" in record] == [1, 2, 3, 4, 5, 6]
+    assert records[-1]["test/top1"] == result["test/top1"]
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["world_size"] == 1
+    assert environment["precision"] == "fp32"
+
+
+def test_the_saved_config_starts_the_same_run_again(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config)
+    fit(tmp_path / "run" / "config.yaml", "--run.dir", str(tmp_path / "again"))
+    first, again = (weights(tmp_path / name) for name in ("run", "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_eval_gives_the_accuracy_that_the_run_reported(blobs_config: Path, tmp_path: Path) -> None:
+    result = fit(blobs_config, "--ema.decay", "0.9")
+    scores = evaluate_run(str(tmp_path / "run"), "test")
+    assert scores.count == 37
+    assert scores.top1 == result["test/ema_top1"]
+    assert scores.loss == pytest.approx(result["test/ema_loss"], rel=1e-5)
+    best = str(tmp_path / "run" / "checkpoints" / "best")
+    assert evaluate_run(best, "test", weights="raw").top1 == result["test/top1"]
+    assert evaluate_run(best, "val").count == 24
+
+
+def test_going_on_from_the_last_checkpoint_ends_where_an_uninterrupted_run_does(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    options = ("--train.epochs", "4", "--schedule.name", "constant", "--ema.decay", "0.9")
+    fit(blobs_config, *options, "--run.dir", str(tmp_path / "whole"))
+    fit(blobs_config, *options, "--train.epochs", "2")
+    fit(blobs_config, *options, "--resume", "auto")
+    for name in ("model.safetensors", "ema.safetensors"):
+        last = Path("checkpoints") / "last" / name
+        whole, resumed = (weights(tmp_path / run / last) for run in ("whole", "run"))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    whole_log, resumed_log = (read_records(tmp_path / run / "metrics.jsonl") for run in ("whole", "run"))
+    steps = [record["step"] for record in resumed_log if "train/loss" in record]
+    assert steps == [record["step"] for record in whole_log if "train/loss" in record]
+
+
+def test_a_run_that_has_ended_is_not_run_again_by_resuming_it(blobs_config: Path, tmp_path: Path) -> None:
+    first = fit(blobs_config)
+    before = weights(tmp_path / "run")
+    assert fit(blobs_config, "--resume", "auto")["test/top1"] == first["test/top1"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "run").items())
+
+
+def test_a_finished_run_is_not_overwritten_unless_told(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config)
+    with pytest.raises(UserError, match=r"already holds a finished run: .*--resume auto.*--run\.overwrite"):
+        fit(blobs_config)
+    fit(blobs_config, "--run.overwrite", "true", "--train.epochs", "1")
+    assert read_progress(tmp_path / "run" / "checkpoints" / "last").epoch == 1
+
+
+def test_max_steps_ends_the_run_and_the_schedule(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config, "--train.max_steps", "4")
+    progress = read_progress(tmp_path / "run" / "checkpoints" / "last")
+    assert (progress.step, progress.epoch, progress.step_in_epoch) == (4, 1, 1)
+    train = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in r]
+    assert train[-1]["lr"] < train[0]["lr"]
+
+
+def test_only_the_newest_the_last_and_the_best_checkpoints_are_kept(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    fit(blobs_config, "--train.epochs", "5", "--checkpoint.keep", "1")
+    folder = tmp_path / "run" / "checkpoints"
+    kept = {path.name for path in folder.glob("step_*")}
+    assert kept == {(folder / "last").resolve().name, (folder / "best").resolve().name}
+    assert not list(folder.glob(".*"))
+
+
+def test_the_best_network_by_validation_is_the_one_tested_and_written(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    result = fit(blobs_config, "--train.epochs", "4")
+    records = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "val/top1" in r]
+    best = max(records, key=lambda record: record["val/top1"])
+    assert result["epoch"] == best["epoch"]
+    written, chosen = (weights(tmp_path / "run" / path) for path in ("model.safetensors", "checkpoints/best"))
+    assert all(torch.equal(written[name], chosen[name]) for name in written)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice(blobs_config: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ .*lower optim\.lr"):
+        fit(blobs_config, "--optim.lr", "1e20")
+
+
+def test_an_impossible_network_is_refused_before_data_is_looked_for(blobs_config: Path) -> None:
+    with pytest.raises(UserError, match="group_width"):
+        fit(blobs_config, "--model.group_width", "3", "--data.train", "/nowhere")
+
+
+def test_precise_batch_norm_replaces_the_running_statistics(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config, "--run.dir", str(tmp_path / "running"))
+    fit(blobs_config, "--eval.precise_bn", "72")
+    running, precise = (weights(tmp_path / run / "checkpoints" / "last") for run in ("running", "run"))
+    for name, tensor in running.items():
+        changed = "running" in name or "num_batches" in name
+        assert torch.equal(tensor, precise[name]) != changed, name
+
+
+def test_a_block_of_the_users_own_trains_and_loads_again(blobs_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_blocks.py").write_text(
+        "from torch import nn\n"
+        "from anynet_dist import register_block\n"
+        "@register_block('mine')\n"
+        "class Mine(nn.Sequential):\n"
+        "    def __init__(self, width_in, width_out, stride):\n"
+        "        super().__init__(nn.Conv2d(width_in, width_out, 3, stride, 1), nn.ReLU())\n"
+    )
+    fit(blobs_config, "--plugins", str(tmp_path / "my_blocks.py"), "--model.block_type", "mine")
+    network = load_model(tmp_path / "run")
+    assert type(network.get_submodule("stage1.0")).__name__ == "Mine"
+
+
+@pytest.mark.parametrize("option", [("--data.val_fraction", "0"), ("--eval.every", "2")])
+def test_without_validation_in_each_epoch_the_last_network_is_tested(
+    blobs_config: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    assert fit(blobs_config, *option)["epoch"] == 2
+    evaluated = [r["epoch"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if "val/top1" in r]
+    assert evaluated == ([] if option[0] == "--data.val_fraction" else [2])
