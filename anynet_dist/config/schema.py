@@ -71,7 +71,8 @@ class ModelConfig:
     zero_init_residual: bool | None = None
     """Start each residual block as the identity. Default: false."""
     pretrained: str | None = None
-    """Start from the weights of a run, a checkpoint or a model.safetensors; a head for other classes is new."""
+    """Start from these weights: a run, a checkpoint, a model.safetensors, torchvision:NAME or timm:NAME.
+    A head for other classes starts anew."""
     freeze: list[str] = field(default_factory=list)
     """Parts that do not train: stem, stage1, stage2, ..."""
 

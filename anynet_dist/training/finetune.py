@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from anynet_dist.models.convert import rename_state_dict
+from anynet_dist.models.sources import LIBRARIES, read_source
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.training.weights import load_network
 
@@ -14,14 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def load_pretrained(network: nn.Module, source: str) -> None:
-    """Load the weights of a run, a checkpoint or a model.safetensors into `network`.
+    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of ours, or those
+    that torchvision or timm download (`torchvision:resnet50`, `timm:regnetx_004`).
 
     A head for another number of classes stays as it is initialised, and the log says so. Raises UserError
     when anything else does not fit, naming the layer and both shapes.
     """
-    trained, _ = load_network(source)
-    weights = trained.state_dict()
-    fitting = _without_other_head(network, weights, source)
+    fitting = _without_other_head(network, _trained_weights(source), source)
     for name, tensor in network.state_dict().items():
         if name in fitting and fitting[name].shape != tensor.shape:
             theirs, ours = tuple(fitting[name].shape), tuple(tensor.shape)
@@ -33,6 +34,12 @@ def load_pretrained(network: nn.Module, source: str) -> None:
         where = "lacks" if missing else "also has"
         raise UserError(f"model.pretrained: {source} is another network: it {where} {name}")
     logger.info("weights of %s from %s", ", ".join(_parts(fitting)), source)
+
+
+def _trained_weights(source: str) -> dict[str, Tensor]:
+    if source.partition(":")[0] in LIBRARIES:
+        return dict(rename_state_dict(read_source(source).state_dict))
+    return load_network(source)[0].state_dict()
 
 
 def _without_other_head(network: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -74,3 +74,18 @@ def test_freezing_everything_is_refused(blobs_config: Path) -> None:
     config = load_config(blobs_config, ["--model.freeze", "stem", "stage1", "stage2", "head"]).config
     with pytest.raises(UserError, match="nothing left to train"):
         Trainer(config)
+
+
+def test_torchvisions_weights_make_a_body_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where torchvision finds what it downloaded earlier
+    theirs = torchvision.models.resnet18()
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    downloaded = tmp_path / "hub" / "checkpoints" / Path(url).name
+    downloaded.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), downloaded)
+    network = build_anynet(preset="resnet18", num_classes=10)
+    load_pretrained(network, "torchvision:resnet18")
+    assert torch.equal(network.get_parameter("stem.conv.weight"), theirs.conv1.weight)
+    assert torch.equal(network.get_parameter("stage4.1.conv2.weight"), theirs.layer4[1].conv2.weight)
+    assert network.get_parameter("head.fc.weight").shape == (10, 512)
