@@ -36,6 +36,12 @@ def _data_conflicts(config: Config) -> Iterator[Conflict]:
     if config.data.val is not None and config.data.val_fraction > 0:
         message = "data.val already gives validation images; drop one of the two"
         yield Conflict(("data.val_fraction", "data.val"), message)
+    first, last = config.data.res_ramp
+    if first >= last:
+        yield Conflict(("data.res_ramp",), f"the first epoch comes before the last (got [{first}, {last}])")
+    start, full = config.data.start_res, config.data.train_res
+    if start is not None and full is not None and start > full:
+        yield Conflict(("data.start_res", "data.train_res"), f"images grow: at most data.train_res, {full}")
     for name in ("crop_scale", "crop_aspect"):
         smallest, largest = getattr(config.data.augment, name)
         if smallest > largest:
@@ -81,6 +87,11 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
             ("schedule.warmup_start",),
             schedule.warmup_epochs == 0,
             "there is no warm-up (schedule.warmup_epochs)",
+        ),
+        (
+            ("data.res_ramp",),
+            config.data.start_res is None,
+            "there is no progressive resizing (data.start_res)",
         ),
         (("ema.every", "ema.warmup"), config.ema.decay is None, "there is no average without ema.decay"),
         (

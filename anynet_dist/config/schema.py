@@ -89,6 +89,10 @@ class AugmentConfig:
     """Side in pixels of a square painted with the mean colour."""
     random_resized_crop: bool = False
     """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
+    mixup: NonNegative = 0.0
+    """Alpha of mixup, 0 for none; with cutmix too, each batch takes one of them at random."""
+    cutmix: NonNegative = 0.0
+    """Alpha of CutMix, 0 for none."""
     crop_scale: tuple[Share, Share] = (0.08, 1.0)
     """Area of that rectangle as a share of the image, smallest and largest."""
     crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
@@ -113,6 +117,10 @@ class DataConfig:
     """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's share of the cores."""
     train_res: Count | None = None
     """Side in pixels of training images. Default: the images' own, where all have one size."""
+    start_res: Count | None = None
+    """Progressive resizing: side in pixels of the first training images. Default: data.train_res."""
+    res_ramp: tuple[NonNegativeInt, Count] = (0, 1)
+    """Progressive resizing: the first epoch (from 0) that grows, and the first at data.train_res."""
     eval_res: Count | None = None
     """Side in pixels of evaluated images. Default: data.train_res."""
     eval_crop_ratio: Share = 224 / 256
@@ -215,6 +223,8 @@ class EvalConfig:
     """Epochs between two evaluations; the last epoch is always evaluated."""
     batch_size: Count = 512
     """Images at a time on each device."""
+    flip: bool = False
+    """Score the mean of each image's and its mirror image's logits too, beside the plain scores."""
     precise_bn: NonNegativeInt = 0
     """Before evaluating, recompute batch-norm statistics over this many training images; 0 keeps the running
     ones."""

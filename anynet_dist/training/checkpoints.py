@@ -144,6 +144,8 @@ def restore(path: Path, accelerator: Accelerator, average: WeightAverage | None)
             "%s has no random state for rank %d: it starts a new one", path, accelerator.process_index
         )
     accelerator.load_state(str(path))
+    # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
+    accelerator.step = 0
     if average:
         average.updates = progress.average_updates
         _load_average(path, average)

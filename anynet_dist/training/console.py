@@ -59,6 +59,7 @@ def scores_line(record: Record, split: str) -> str:
     """The console line of an evaluation record."""
     parts = [f"{split}: top-1 {record[f'{split}/top1']:.2%}, top-5 {record[f'{split}/top5']:.2%}"]
     parts.append(f"loss {record[f'{split}/loss']:.4f}")
-    if f"{split}/ema_top1" in record:
-        parts.append(f"EMA top-1 {record[f'{split}/ema_top1']:.2%}")
+    for key, label in (("ema_", "EMA"), ("flip_", "with test-time flip"), ("ema_flip_", "EMA with flip")):
+        if f"{split}/{key}top1" in record:
+            parts.append(f"{label} top-1 {record[f'{split}/{key}top1']:.2%}")
     return f"epoch {record['epoch']}  " + ", ".join(parts)

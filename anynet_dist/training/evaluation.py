@@ -25,6 +25,19 @@ class Scores:
         return {f"{prefix}loss": self.loss, f"{prefix}top1": self.top1, f"{prefix}top5": self.top5}
 
 
+class Mirrored(nn.Module):
+    """A network whose logits are the mean over an image and its mirror image: test-time flip."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to logits (B, classes)."""
+        logits: Tensor = self.network(images) + self.network(images.flip(3))
+        return logits / 2
+
+
 class RunningScores:
     """Sums of loss, top-1 and top-5 hits and samples, kept on the device until asked for."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
+from anynet_dist.data.mixing import Mixing
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
@@ -29,7 +30,7 @@ from anynet_dist.training.checkpoints import (
 )
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
 from anynet_dist.training.ema import WeightAverage
-from anynet_dist.training.evaluation import RunningScores, evaluate
+from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.optimizers import build_optimizer
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
@@ -106,6 +107,8 @@ class Trainer:
         logger.info("memory format %s: %s", str(self.memory_format).removeprefix("torch."), reason)
         ema = config.ema
         self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
+        augment = config.data.augment
+        self.mixing = Mixing(config.model.num_classes or 0, augment.mixup, augment.cutmix, config.run.seed)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
         # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
         optimizer = build_optimizer(self.network, config.optim, fused=accelerator.scaler is None)
@@ -196,9 +199,10 @@ class Trainer:
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
         """Forward and backward; with the last micro-batch of a global batch, one optimizer step."""
         accelerator, config = self.accelerator, self.config
+        inputs, targets = self.mixing(images, labels, self._batch_number())
         with accelerator.accumulate(self.model):
-            logits = self.model(images)
-            loss = self.criterion(logits, labels)
+            logits = self.model(inputs)
+            loss = self.criterion(logits, targets)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 if config.train.clip_grad_norm:
@@ -208,6 +212,12 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.scores.update(logits, labels, loss * len(labels))
+
+    def _batch_number(self) -> int:
+        """The number of the current micro-batch among those of all ranks, from 0."""
+        plan = self.plan
+        micro_batch = self.progress.step * plan.accumulation + self.accelerator.step % plan.accumulation
+        return micro_batch * plan.world_size + self.accelerator.process_index
 
     def _count_step(self) -> None:
         progress = self.progress
@@ -264,7 +274,12 @@ class Trainer:
     def _evaluate(self, split: str, epoch: int) -> Record:
         """Scores of the network, and of its moving average, as of `epoch` on a split; written to the log."""
         record: Record = {"step": self.progress.step, "epoch": epoch}
-        for prefix, network in self._networks.items():
+        networks: dict[str, nn.Module] = self._networks
+        if self.config.eval.flip:
+            networks = networks | {
+                f"{prefix}flip_": Mirrored(network) for prefix, network in networks.items()
+            }
+        for prefix, network in networks.items():
             scores = evaluate(network, self.loaders[split], self.accelerator)
             record |= scores.record(f"{split}/{prefix}")
         self.log.write(record)

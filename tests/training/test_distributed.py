@@ -19,7 +19,9 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def trained_by_two(blobs_config: Path, tmp_path: Path, launch: Launch) -> Path:
     run = tmp_path / "two"
-    result = launch("train", blobs_config, "--run.dir", run, "--ema.decay", "0.9", processes=2)
+    result = launch(
+        "train", blobs_config, "--run.dir", run, "--ema.decay", "0.9", "--train.epochs", "3", processes=2
+    )
     assert "world size 2 (cpu, gloo)" in result.stdout
     assert result.stdout.count("anynet 0.") == 1, "only rank 0 speaks"
     return run
@@ -51,10 +53,12 @@ def test_a_checkpoint_of_two_processes_goes_on_and_is_evaluated_in_one(
         assert scores["count"] == 37
         assert scores["top1"] == reported["test/ema_top1"]
         assert scores["loss"] == pytest.approx(reported["test/ema_loss"], rel=1e-5)
-    options = ("--run.dir", trained_by_two, "--ema.decay", "0.9", "--train.epochs", "3", "--resume", "auto")
-    resumed = launch("train", blobs_config, *options)
-    assert "epoch 2, step 6" in resumed.stdout
-    assert "epoch 3/3" in resumed.stdout
+    options = ("--run.dir", trained_by_two, "--ema.decay", "0.9", "--train.epochs", "4", "--resume", "auto")
+    resumed = launch("train", blobs_config, *options, "--train.max_device_batch", "12")
+    assert "24 images a step = 12 x 1 device(s) x 2 accumulated" in resumed.stdout
+    assert "epoch 3, step 9" in resumed.stdout
+    steps = [r["step"] for r in read_records(trained_by_two / "metrics.jsonl") if "train/loss" in r]
+    assert steps == list(range(1, 13))
 
 
 def test_an_error_is_told_once_and_ends_all_processes(blobs_config: Path, launch: Launch) -> None:

@@ -63,10 +63,11 @@ def test_eval_gives_the_accuracy_that_the_run_reported(blobs_config: Path, tmp_p
 def test_going_on_from_the_last_checkpoint_ends_where_an_uninterrupted_run_does(
     blobs_config: Path, tmp_path: Path
 ) -> None:
-    options = ("--train.epochs", "4", "--schedule.name", "constant", "--ema.decay", "0.9")
-    fit(blobs_config, *options, "--run.dir", str(tmp_path / "whole"))
-    fit(blobs_config, *options, "--train.epochs", "2")
-    fit(blobs_config, *options, "--resume", "auto")
+    options: tuple[str, ...] = ("--train.epochs", "4", "--ema.decay", "0.9")
+    options += ("--data.augment.mixup", "0.2", "--data.augment.cutmix", "1", "--train.max_device_batch", "12")
+    fit(blobs_config, *options, "--schedule.name", "constant", "--run.dir", str(tmp_path / "whole"))
+    fit(blobs_config, *options, "--schedule.name", "constant", "--train.epochs", "2")
+    fit(blobs_config, *options, "--schedule.name", "constant", "--resume", "auto")
     for name in ("model.safetensors", "ema.safetensors"):
         last = Path("checkpoints") / "last" / name
         whole, resumed = (weights(tmp_path / run / last) for run in ("whole", "run"))
@@ -137,6 +138,24 @@ def test_precise_batch_norm_replaces_the_running_statistics(blobs_config: Path, 
     for name, tensor in running.items():
         changed = "running" in name or "num_batches" in name
         assert torch.equal(tensor, precise[name]) != changed, name
+
+
+def test_scores_with_test_time_flip_stand_beside_the_plain_ones(blobs_config: Path, tmp_path: Path) -> None:
+    plain = fit(blobs_config, "--run.dir", str(tmp_path / "plain"))
+    with_flip = fit(blobs_config, "--eval.flip", "true", "--ema.decay", "0.9")
+    assert with_flip["test/top1"] == plain["test/top1"]
+    assert with_flip["test/flip_loss"] != with_flip["test/loss"]
+    assert {"test/ema_top1", "test/ema_flip_top1"} <= with_flip.keys()
+
+
+def test_mixed_images_train_towards_shares_of_classes(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config, "--run.dir", str(tmp_path / "plain"))
+    fit(blobs_config, "--data.augment.mixup", "1", "--train.epochs", "2")
+    losses = [
+        [r["train/loss"] for r in read_records(tmp_path / run / "metrics.jsonl") if "train/loss" in r][-1]
+        for run in ("plain", "run")
+    ]
+    assert losses[1] > losses[0]
 
 
 def test_a_block_of_the_users_own_trains_and_loads_again(blobs_config: Path, tmp_path: Path) -> None:
