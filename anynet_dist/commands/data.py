@@ -1,22 +1,37 @@
-"""`anynet data`: build .beton files, look at them and verify them."""
+"""`anynet data`: build .beton files, look at them, verify them, and plan how to store a data set."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.logging import setup_logging
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from anynet_dist.data.beton import Sidecar
+    from anynet_dist.data.beton_writer import WriteOptions
+    from anynet_dist.data.plan import Machine, Verdict
 
 SOURCES = ("digits", "cifar10", "imagefolder", "imagenet")
 WRITE_MODES = ("raw", "jpg", "proportion")
+PROFILES = ("raw256", "mix400", "mix500", "jpeg500")
+BAD_IMAGE_POLICIES = ("stop", "skip", "black")
+STORAGE: dict[str, Any] = {
+    "write_mode": "raw",
+    "max_resolution": None,
+    "quality": 90,
+    "compress_probability": 0.5,
+}
+"""The options that a profile sets, with what holds where neither it nor the option is given."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,31 +40,59 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_build(actions.add_parser("build", help="write train.beton and val.beton from images"))
     inspect = actions.add_parser("inspect", help="print what a .beton file holds and verify it")
     inspect.add_argument("file", type=Path, help="the .beton file")
+    verify = actions.add_parser("verify", help="check a .beton file's tables and checksum")
+    verify.add_argument("file", type=Path, help="the .beton file")
+    verify.add_argument("--deep", action="store_true", help="decode every image and compare its checksum")
+    verify.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+    _configure_plan(actions.add_parser("plan", help="advise which profile fits this machine"))
+
+
+def _configure_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", choices=SOURCES, help="where the images come from; digits are embedded")
+    parser.add_argument("--root", type=Path, help="folder of the images (train/CLASS/IMAGE, val/ or test/)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+
+
+def _configure_plan(parser: argparse.ArgumentParser) -> None:
+    _configure_source(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path(), help="where the files are to lie (default: the working folder)"
+    )
+    parser.add_argument("--images-per-second", type=float, metavar="N", help="what each GPU is to be fed")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="on this machine (default: %(default)s)"
+    )
 
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", choices=SOURCES, help="where the images come from; digits are embedded")
+    _configure_source(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for train.beton and val.beton")
-    parser.add_argument("--root", type=Path, help="folder of the images (train/CLASS/IMAGE, val/ or test/)")
     parser.add_argument(
         "--download", action="store_true", help="cifar10: fetch it into --root when it is not there"
     )
+    parser.add_argument("--profile", choices=PROFILES, help="a named choice of the next four")
     parser.add_argument(
         "--write-mode",
         choices=WRITE_MODES,
-        default="raw",
-        help="raw: pixels, fastest; jpg: smallest; proportion: a part as JPEG (default: %(default)s)",
+        help="raw: pixels, fastest; jpg: smallest; proportion: a part as JPEG (default: raw)",
     )
     parser.add_argument("--max-resolution", type=int, metavar="N", help="make longer sides N pixels at most")
-    parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: %(default)s)")
+    parser.add_argument("--quality", type=int, metavar="N", help="JPEG quality (default: 90)")
     parser.add_argument(
         "--compress-probability",
         type=float,
-        default=0.5,
         metavar="P",
-        help="with proportion: share of images stored as JPEG (default: %(default)s)",
+        help="with proportion: share of images stored as JPEG (default: 0.5)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+    parser.add_argument(
+        "--on-bad-image",
+        choices=BAD_IMAGE_POLICIES,
+        default="stop",
+        help="stop: name all and write nothing; skip: leave out; black: a black image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-check", action="store_true", help="read all images once more after writing, and compare"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="of digits' split and of proportion (default: %(default)s)"
     )
@@ -57,31 +100,40 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `anynet data ACTION`; raises UserError."""
-    if args.action == "build":
-        _build(args)
-    else:
-        _inspect(args.file)
+    if args.action in ("build", "plan", "verify") and args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {args.workers}")
+    setup_logging()
+    actions = {"build": _build, "plan": _plan, "verify": _verify, "inspect": _inspect}
+    actions[args.action](args)
 
 
 def _build(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from anynet_dist.data.beton import build_source
-    from anynet_dist.data.beton_writer import WriteOptions
     from anynet_dist.data.sources import load_source
 
-    options = WriteOptions(
-        write_mode=args.write_mode,
-        max_resolution=args.max_resolution,
-        quality=args.quality,
-        compress_probability=args.compress_probability,
-        seed=args.seed,
-    )
+    options = _options(args)
     with _tidy_when_terminated():
         source = load_source(args.source, args.root, allow_download=args.download, seed=args.seed)
-        sidecars = build_source(source, args.out, options, workers=args.workers)
+        sidecars = build_source(source, args.out, options, workers=args.workers, check=args.shard_check)
     for split, sidecar in sidecars.items():
         Console().print(_describe(args.out / f"{split}.beton", sidecar))
+
+
+def _options(args: argparse.Namespace) -> WriteOptions:
+    """What the profile says, or what the single options say; raises UserError where both are given."""
+    from anynet_dist.data.beton_writer import WriteOptions
+    from anynet_dist.data.profiles import PROFILES
+
+    given = {name: getattr(args, name) for name in STORAGE if getattr(args, name) is not None}
+    common: dict[str, Any] = {"seed": args.seed, "on_bad_image": args.on_bad_image}
+    if args.profile is None:
+        return WriteOptions(**{**STORAGE, **given}, **common)
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UserError(f"--profile {args.profile} sets these itself, so leave out {names}")
+    return replace(PROFILES[args.profile].options, **common)
 
 
 @contextmanager
@@ -98,14 +150,68 @@ def _tidy_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _inspect(path: Path) -> None:
+def _inspect(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from anynet_dist.data.beton import verify_beton
 
     console = Console()
-    console.print(_describe(path, verify_beton(path)))
+    console.print(_describe(args.file, verify_beton(args.file)))
     console.print("tables and checksum are right")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from anynet_dist.data.beton import verify_beton
+    from anynet_dist.data.verify import verify_deep
+
+    sidecar = verify_deep(args.file, args.workers) if args.deep else verify_beton(args.file)
+    what = "tables, checksum and every image" if args.deep else "tables and checksum"
+    print(f"{args.file}: {what} are right ({sidecar.num_samples:,} images)")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from anynet_dist.data.plan import advise, judge, measure_costs, this_machine
+    from anynet_dist.data.sources import load_source
+
+    if args.gpus < 1 or (args.images_per_second is not None and args.images_per_second <= 0):
+        raise UserError("--gpus and --images-per-second must be positive")
+    target = None if args.images_per_second is None else args.images_per_second * args.gpus
+    machine = this_machine(args.out)
+    source = load_source(args.source, args.root)
+    verdicts = judge(measure_costs(source, args.workers or machine.cores), machine, target)
+    best, reason = advise(verdicts, target)
+    console = Console()
+    console.print(_plan_table(verdicts, machine, target))
+    if best is None:
+        raise UserError(f"{args.out}: {reason}")
+    console.print(f"take --profile {best.cost.profile}: {reason}")
+    if not best.fits_memory:
+        from anynet_dist.data.estimate import gibibytes
+
+        console.print(f"the disk must then read {gibibytes(best.disk_rate(target))} a second while training")
+
+
+def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | None) -> Table:
+    from rich.table import Table
+
+    from anynet_dist.data.estimate import duration, gibibytes
+    from anynet_dist.data.profiles import PROFILES
+
+    table = Table(
+        title=f"disk {gibibytes(machine.disk_free)} free, memory {gibibytes(machine.memory)} available, "
+        f"{machine.cores} cores" + (f", wanted {target:,.0f} images/s" if target else "")
+    )
+    for column in ("profile", "size", "fits disk", "fits memory", "build", "images/s a core", "images/s"):
+        table.add_column(column, justify="left" if column == "profile" else "right")
+    for verdict in verdicts:
+        cost, rate = verdict.cost, f"{verdict.rate:,.0f}" + ("" if verdict.fast_enough else " (too slow)")
+        fits = ["yes" if fit else "no" for fit in (verdict.fits_disk, verdict.fits_memory)]
+        build = duration(cost.build_seconds)
+        table.add_row(cost.profile, gibibytes(cost.size), *fits, build, f"{cost.rate_per_core:,.0f}", rate)
+    table.caption = "\n".join(f"{name}: {profile.about}" for name, profile in PROFILES.items())
+    return table
 
 
 def _describe(path: Path, sidecar: Sidecar) -> Table:

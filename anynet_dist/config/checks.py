@@ -94,6 +94,17 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
             "there is no progressive resizing (data.start_res)",
         ),
         (("ema.every", "ema.warmup"), config.ema.decay is None, "there is no average without ema.decay"),
+        (("data.augment.flip_mode",), not config.data.augment.flip, "only data.augment.flip uses it"),
+        (
+            ("data.augment.translate_padding",),
+            not config.data.augment.translate,
+            "only data.augment.translate uses it",
+        ),
+        (
+            ("data.augment.randaugment_ops", "data.augment.randaugment_magnitude"),
+            config.data.augment.auto_augment != "randaugment",
+            "only data.augment.auto_augment: randaugment uses it",
+        ),
         (
             ("data.augment.crop_scale", "data.augment.crop_aspect"),
             no_crop,

@@ -12,11 +12,12 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Hue = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
-LoaderName = Literal["auto", "ffcv", "torch"]
+LoaderName = Literal["auto", "ffcv", "torch", "device"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +84,28 @@ class AugmentConfig:
 
     flip: bool = False
     """Mirror half of the images left to right."""
+    flip_mode: Literal["random", "alternate"] = "random"
+    """`random` draws anew in each epoch; `alternate` mirrors each image every other epoch."""
     translate: NonNegativeInt = 0
-    """Shift by up to this many pixels in both directions, filling with the mean colour."""
+    """Shift by up to this many pixels in both directions."""
+    translate_padding: Literal["constant", "reflect"] = "constant"
+    """What a shift brings into view: the mean colour, or the image mirrored at its edge."""
     cutout: NonNegativeInt = 0
     """Side in pixels of a square painted with the mean colour."""
     random_resized_crop: bool = False
     """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
+    color_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
+    """How far brightness, contrast, saturation and hue may change; not with the ffcv loader."""
+    auto_augment: Literal["trivialaugment", "randaugment"] | None = None
+    """A random policy of colour and geometry; not with the ffcv loader."""
+    randaugment_ops: Count = 2
+    """Operations that RandAugment applies to an image."""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """How strong they are."""
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of painting a random rectangle with the mean colour; not with the ffcv loader."""
+    repeats: Count = 1
+    """Differently augmented copies of an image in one global batch (repeated augmentation)."""
     mixup: NonNegative = 0.0
     """Alpha of mixup, 0 for none; with cutmix too, each batch takes one of them at random."""
     cutmix: NonNegative = 0.0
@@ -112,7 +129,8 @@ class DataConfig:
     val_fraction: Fraction = 0.0
     """Without data.val: hold out this share of the training images for validation, chosen by the seed."""
     loader: LoaderName = "auto"
-    """`ffcv`, `torch` (torchvision), or `auto`: FFCV where it is installed and the file is a .beton."""
+    """`ffcv`, `torch` (torchvision), `device` (small images of one size, kept on the accelerator), or `auto`:
+    FFCV where it is installed and the file is a .beton."""
     workers: Count | None = None
     """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's share of the cores."""
     train_res: Count | None = None
@@ -125,6 +143,9 @@ class DataConfig:
     """Side in pixels of evaluated images. Default: data.train_res."""
     eval_crop_ratio: Share = 224 / 256
     """Share of the shorter side that the evaluation's centre crop keeps, where images differ in size."""
+    eval_resize: Literal["auto", "bilinear", "area"] = "auto"
+    """How it is resized: `area` as FFCV does, `bilinear` (antialiased) as torchvision does, `auto` what
+    comes with the loader."""
     mean: tuple[float, float, float] | None = None
     """Mean colour in 0..1 taken off each pixel. Default: what was measured when the data was built."""
     std: tuple[Positive, Positive, Positive] | None = None

@@ -1,5 +1,8 @@
-"""Build, describe and verify .beton files. Beside `train.beton` lies its sidecar `train.beton.json`,
-written last."""
+"""Build, describe and verify .beton files.
+
+Beside `train.beton` lie `train.beton.crc32`, a checksum of each image, and its sidecar `train.beton.json`,
+written last.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from anynet_dist.data.beton_format import BetonError, BetonTable, read_table
-from anynet_dist.data.beton_writer import WriteOptions, write
+from anynet_dist.data.beton_writer import WriteOptions, Written, compare, write
+from anynet_dist.data.build_lock import build_lock
+from anynet_dist.data.estimate import check_room, estimate, full_disk_is_named
+from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, sha256_of, write_json
@@ -69,6 +64,11 @@ class Sidecar(BaseModel):
     """Of the whole file."""
     tables_sha256: str
     """Of everything in it but the images, so that a change there is seen at once."""
+    checksums_sha256: str | None = None
+    """Of the file with a checksum of each image; None where there is none."""
+    on_bad_image: str = "stop"
+    bad_images: tuple[str, ...] = ()
+    """Images left out (skip) or stored as black (black), each with the reason."""
 
 
 def sidecar_path(path: Path) -> Path:
@@ -76,8 +76,18 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def checksums_path(path: Path) -> Path:
+    """Where the checksums of a .beton file's images lie: CRC-32, 4 bytes each (little-endian), in order."""
+    return path.with_name(path.name + ".crc32")
+
+
 def build_source(
-    source: Source, out_dir: Path, options: WriteOptions | None = None, *, workers: int | None = None
+    source: Source,
+    out_dir: Path,
+    options: WriteOptions | None = None,
+    *,
+    workers: int | None = None,
+    check: bool = False,
 ) -> dict[str, Sidecar]:
     """Write train.beton and val.beton of a source into `out_dir`; returns their sidecars by split."""
     return {
@@ -89,6 +99,7 @@ def build_source(
             workers=workers,
             source=source.name,
             split=split,
+            check=check,
         )
         for split, samples in source.splits.items()
     }
@@ -103,20 +114,33 @@ def build_beton(
     workers: int | None = None,
     source: str = "custom",
     split: str = "train",
+    check: bool = False,
 ) -> Sidecar:
     """Write `samples` to `path` with `workers` processes (default: all usable cores), then its sidecar.
 
-    Whatever interrupts it, no file is left that looks whole. Raises BetonError that names every unreadable
-    image.
+    `check` reads every sample once more, before the file gets its name, and compares. Whatever interrupts
+    a build, no file is left that looks whole. Raises BetonError that names every bad image (see
+    WriteOptions.on_bad_image), and UserError when another build writes this path or the disk is too small.
     """
     options = options or WriteOptions()
     _check_labels(samples, classes, path)
     workers = workers or usable_cores()[0]
-    with atomic_path(path) as temporary:
-        histogram = _write_with_progress(temporary, samples, options, workers, label=path.name)
-        sidecar_path(path).unlink(missing_ok=True)
-    sidecar = _describe(path, histogram, classes, options, source, split)
-    write_json(sidecar_path(path), sidecar.model_dump(mode="json"))
+    with build_lock(path), full_disk_is_named(path):
+        check_room(path, estimate(samples, options, workers))
+        with atomic_path(path) as temporary:
+            with progress_bar(path.name, len(samples.labels)) as advance:
+                written = write(temporary, samples, options, workers, advance)
+            if check:
+                with progress_bar(f"{path.name}, check", len(samples.labels)) as advance:
+                    compare(temporary, samples, options, workers, advance)
+            sidecar_path(path).unlink(missing_ok=True)
+        with atomic_path(checksums_path(path)) as temporary:
+            temporary.write_bytes(written.checksums.astype("<u4").tobytes())
+        sidecar = describe(path, written, classes, options, source, split)
+        write_json(sidecar_path(path), sidecar.model_dump(mode="json"))
+    if written.bad:
+        what = "left out" if options.on_bad_image == "skip" else "stored as black"
+        log.warning("%s: %d bad images, %s:\n  %s", path, len(written.bad), what, "\n  ".join(written.bad))
     log.info("wrote %s: %d images, %.1f MiB", path, sidecar.num_samples, sidecar.size / 2**20)
     return sidecar
 
@@ -151,7 +175,8 @@ def verify_beton(path: Path) -> Sidecar:
     _, sidecar = open_beton(path)
     if sha256_of(path) != sidecar.sha256:
         raise BetonError(
-            f"{path}: its checksum is not the one in its sidecar: the file changed; build it again"
+            f"{path}: its checksum is not the one in its sidecar: the file changed; 'anynet data verify "
+            "--deep' says which images; build it again"
         )
     return sidecar
 
@@ -177,38 +202,17 @@ def _check_labels(samples: Samples, classes: tuple[str, ...], path: Path) -> Non
         raise UserError(f"{path}: labels run from {low} to {high}, but there are {len(classes)} classes")
 
 
-def _write_with_progress(
-    path: Path, samples: Samples, options: WriteOptions, workers: int, label: str
-) -> NDArray[np.int64]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=len(samples.labels))
-        return write(path, samples, options, workers, lambda count: progress.advance(task, count))
-
-
-class _Rate(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f} images/s")
-
-
-def _describe(
+def describe(
     path: Path,
-    histogram: NDArray[np.int64],
+    written: Written,
     classes: tuple[str, ...],
     options: WriteOptions,
     source: str,
     split: str,
 ) -> Sidecar:
+    """The sidecar of a file just written, whose checksums lie beside it."""
     table = read_table(path)
-    mean, std = _mean_and_std(histogram)
+    mean, std = _mean_and_std(written.histogram)
     return Sidecar(
         source=source,
         split=split,
@@ -228,6 +232,9 @@ def _describe(
         size=path.stat().st_size,
         sha256=sha256_of(path),
         tables_sha256=table.tables_sha256,
+        checksums_sha256=sha256_of(checksums_path(path)),
+        on_bad_image=options.on_bad_image,
+        bad_images=written.bad,
     )
 
 

@@ -10,15 +10,8 @@ the number of workers.
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -29,15 +22,16 @@ from PIL import Image
 
 from anynet_dist.data import beton_format as fmt
 from anynet_dist.data.augment import uniform_draws
-from anynet_dist.data.samples import ImageError, Pixels, Samples
-from anynet_dist.data.workers import process_context
+from anynet_dist.data.samples import BetonSamples, ImageError, Pixels, Samples
+from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.system.errors import UserError, unknown_name
 
 WriteMode = Literal["raw", "jpg", "proportion"]
 WRITE_MODES = ("raw", "jpg", "proportion")
+BadImagePolicy = Literal["stop", "skip", "black"]
+BAD_IMAGE_POLICIES = ("stop", "skip", "black")
 MAX_SIDE = 2**16 - 1
 SMALLEST_PAGE, LARGEST_PAGE = 2**23, 2**28
-CHUNK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +48,15 @@ class WriteOptions:
     """With `proportion`: the share of images stored as JPEG."""
     seed: int = 0
     """With `proportion`: decides which ones."""
+    on_bad_image: BadImagePolicy = "stop"
+    """What an image that cannot be read or stored does: stop: name all of them and write nothing; skip:
+    leave it out; black: store a black image, of the size of the first readable one, under its label."""
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
             raise unknown_name("write mode", self.write_mode, WRITE_MODES)
+        if self.on_bad_image not in BAD_IMAGE_POLICIES:
+            raise unknown_name("policy for bad images", self.on_bad_image, BAD_IMAGE_POLICIES)
         if self.max_resolution is not None and not 1 <= self.max_resolution <= MAX_SIDE:
             raise UserError(
                 f"the maximum resolution must lie between 1 and {MAX_SIDE}, not {self.max_resolution}"
@@ -82,13 +81,17 @@ class WriteOptions:
 class Chunk:
     """Some samples in a row, ready to be written."""
 
+    count: int
+    """How many samples it was made of, stored or not."""
     rows: NDArray[np.void]
-    """Metadata (beton_format.SAMPLE), `start` still empty."""
+    """Metadata (beton_format.SAMPLE) of those stored, `start` still empty."""
     data: list[bytes] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
+    """CRC-32 of each image's bytes."""
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     """How often each value of each channel occurs in the pixels."""
-    broken: list[str] = field(default_factory=list)
-    """Samples that cannot be written, each with the reason."""
+    bad: list[str] = field(default_factory=list)
+    """Samples that cannot be read or stored, each with the reason."""
 
 
 @dataclass
@@ -97,30 +100,37 @@ class Encoder:
 
     samples: Samples
     options: WriteOptions
+    black: Pixels | None = None
+    """What takes the place of a bad image; None leaves it out."""
 
     def __call__(self, first: int, last: int) -> Chunk:
         """Encode samples first .. last-1."""
-        chunk = Chunk(np.zeros(last - first, fmt.SAMPLE))
-        for row, index in zip(chunk.rows, range(first, last), strict=True):
+        chunk = Chunk(last - first, np.zeros(last - first, fmt.SAMPLE))
+        for index in range(first, last):
             try:
-                self._encode(chunk, row, index)
+                self._add(chunk, index, self.samples.image(index))
             except ImageError as error:
-                chunk.broken.append(str(error))
+                chunk.bad.append(str(error))
+                if self.black is not None:
+                    self._add(chunk, index, self.black)
+        chunk.rows = chunk.rows[: len(chunk.data)]
         return chunk
 
-    def _encode(self, chunk: Chunk, row: np.void, index: int) -> None:
-        image = _shrink(self.samples.image(index), self.options.max_resolution)
+    def _add(self, chunk: Chunk, index: int, image: Pixels) -> None:
+        image = _shrink(image, self.options.max_resolution)
         height, width = image.shape[:2]
         mode = self._mode(index)
+        name = self.samples.name(index)
+        if max(height, width) > MAX_SIDE:
+            raise _too_large(name, width, height)
         data = image.tobytes() if mode == fmt.RAW else _jpeg(image, self.options.quality)
-        if max(height, width) > MAX_SIDE or len(data) > self.options.page_size:
-            name = self.samples.name(index)
-            raise ImageError(
-                f"{name}: {width}x{height} pixels are too many to store; set a maximum resolution"
-            )
+        if len(data) > self.options.page_size:
+            raise _too_large(name, width, height)
+        row = chunk.rows[len(chunk.data)]
         row["image"]["mode"], row["image"]["height"], row["image"]["width"] = mode, height, width
         row["label"] = self.samples.labels[index]
         chunk.data.append(data)
+        chunk.checksums.append(zlib.crc32(data))
         for channel in range(3):
             chunk.histogram[channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
 
@@ -131,38 +141,93 @@ class Encoder:
         return fmt.JPEG if draw < self.options.compress_probability else fmt.RAW
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is known of a file after writing it."""
+
+    histogram: NDArray[np.int64]
+    """How often each value of each channel occurs in the pixels, shape (3, 256)."""
+    checksums: NDArray[np.uint32]
+    """CRC-32 of each stored image's bytes, shape (num_stored,)."""
+    bad: tuple[str, ...]
+    """Samples left out or stored as black, each with the reason."""
+
+
 def write(
     path: Path, samples: Samples, options: WriteOptions, workers: int, on_progress: Callable[[int], object]
-) -> NDArray[np.int64]:
-    """Write all samples to `path` and return the histogram of their pixels, shape (3, 256).
+) -> Written:
+    """Write all samples to `path`.
 
-    `on_progress` is told how many samples were just written. Raises BetonError that names every image that
-    cannot be stored, once all were tried.
+    `on_progress` is told how many samples were just done. Raises BetonError that names every bad image,
+    once all were tried, where the options say stop or no image is good.
     """
     num_samples = len(samples.labels)
     rows = np.zeros(num_samples, fmt.SAMPLE)
     table = np.zeros(num_samples, fmt.ALLOCATION)
+    checksums = np.zeros(num_samples, np.uint32)
     histogram = np.zeros((3, 256), np.int64)
-    broken: list[str] = []
-    done = 0
+    bad: list[str] = []
+    stored = 0
     with open(path, "wb") as file:
         position = fmt.METADATA_START + rows.nbytes
-        for chunk in _encoded(Encoder(samples, options), num_samples, workers):
-            broken += chunk.broken
+        for chunk in map_ranges(_encoder(samples, options), num_samples, workers):
+            bad += chunk.bad
             histogram += chunk.histogram
-            if not broken:
-                part = slice(done, done + len(chunk.rows))
-                rows[part] = chunk.rows
+            if not (bad and options.on_bad_image == "stop"):
+                part = slice(stored, stored + len(chunk.rows))
+                rows[part], checksums[part] = chunk.rows, chunk.checksums
                 position = _write_chunk(file, position, options.page_size, chunk, rows[part], table[part])
-            done += len(chunk.rows)
-            on_progress(len(chunk.rows))
-        if broken:
+                stored += len(chunk.rows)
+            on_progress(chunk.count)
+        if bad and (options.on_bad_image == "stop" or len(bad) == num_samples):
             raise fmt.BetonError(
-                f"{len(broken)} of {num_samples} images cannot be stored:\n  " + "\n  ".join(broken)
+                f"{len(bad)} of {num_samples} images cannot be stored:\n  " + "\n  ".join(bad)
             )
-        table["sample"] = np.arange(num_samples)
-        _write_tables(file, position, options.page_size, rows, table)
-    return histogram
+        table["sample"][:stored] = np.arange(stored)
+        write_tables(file, position, options.page_size, rows[:stored], table[:stored])
+    return Written(histogram, checksums[:stored], tuple(bad))
+
+
+def compare(
+    path: Path, samples: Samples, options: WriteOptions, workers: int, on_progress: Callable[[int], object]
+) -> None:
+    """Read all samples once more and hold what they become against what `path` holds; raises BetonError
+    with the samples that differ.
+
+    As the same input gives the same bytes, this finds what changed between the reading and the disk.
+    """
+    stored = BetonSamples(fmt.read_table(path))
+    table, different, first = stored.table, list[int](), 0
+    columns = (table.modes, table.heights, table.widths, table.labels)
+    for chunk in map_ranges(_encoder(samples, options), len(samples.labels), workers):
+        for index, (row, data) in enumerate(zip(chunk.rows, chunk.data, strict=True), first):
+            image = row["image"]
+            expected = (image["mode"], image["height"], image["width"], row["label"])
+            if (
+                index >= len(table)
+                or tuple(column[index] for column in columns) != expected
+                or stored.stored(index).tobytes() != data
+            ):
+                different.append(index)
+        first += len(chunk.rows)
+        on_progress(chunk.count)
+    if different or first != len(table):
+        raise fmt.BetonError(
+            f"{path}: {len(different)} of its {len(table)} images are not what {first} source images become "
+            f"(first: sample {different[0] if different else first}); is the source changing, or the disk or "
+            "memory faulty?"
+        )
+
+
+def _encoder(samples: Samples, options: WriteOptions) -> Encoder:
+    if options.on_bad_image != "black":
+        return Encoder(samples, options)
+    for index in range(len(samples.labels)):
+        try:
+            return Encoder(samples, options, black=np.zeros_like(samples.image(index)))
+        except ImageError:
+            continue
+    return Encoder(samples, options)
 
 
 def _write_chunk(
@@ -186,9 +251,10 @@ def _write_chunk(
     return position
 
 
-def _write_tables(
+def write_tables(
     file: BinaryIO, table_start: int, page_size: int, rows: NDArray[np.void], table: NDArray[np.void]
 ) -> None:
+    """Write the allocation table at `table_start`, then what precedes the data; with it the file is whole."""
     fields = np.zeros(len(fmt.FIELDS), fmt.FIELD)
     fields["name"], fields["type"] = zip(*((name.encode(), kind) for name, kind in fmt.FIELDS), strict=True)
     file.seek(table_start)
@@ -198,51 +264,8 @@ def _write_tables(
     file.write(header.tobytes() + fields.tobytes() + rows.tobytes())
 
 
-def _encoded(encoder: Encoder, num_samples: int, workers: int) -> Iterator[Chunk]:
-    """The encoded chunks in order; at most a few are held at a time."""
-    ranges = [(first, min(first + CHUNK, num_samples)) for first in range(0, num_samples, CHUNK)]
-    if workers == 1:
-        yield from (encoder(*bounds) for bounds in ranges)
-        return
-    encoder(0, 1)  # imports the decoders, which forked workers then need not do
-    pool = ProcessPoolExecutor(workers, process_context(), _start_worker, (encoder,))
-    waiting: deque[Future[Chunk]] = deque()
-    try:
-        for bounds in ranges:
-            waiting.append(pool.submit(_run_worker, *bounds))
-            if len(waiting) > workers + 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise fmt.BetonError("a worker process was killed (out of memory?); use fewer workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_encoder: Encoder | None = None
-
-
-def _start_worker(encoder: Encoder) -> None:
-    global _encoder
-    _encoder = encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if "torch" in sys.modules:  # a forked child that starts torch's threads hangs
-        sys.modules["torch"].set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _run_worker(first: int, last: int) -> Chunk:
-    assert _encoder is not None
-    return _encoder(first, last)
+def _too_large(name: str, width: int, height: int) -> ImageError:
+    return ImageError(f"{name}: {width}x{height} pixels are too many to store; set a maximum resolution")
 
 
 def _shrink(image: Pixels, max_resolution: int | None) -> Pixels:

@@ -25,6 +25,7 @@ from anynet_dist.data.augment import (
     HOLE_RIGHT,
     HOLE_TOP,
     LEFT,
+    REFLECT,
     SHIFT_X,
     SHIFT_Y,
     TOP,
@@ -79,17 +80,34 @@ def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
     together."""
     size = out.shape[0]
     shift_y, shift_x = row[SHIFT_Y], row[SHIFT_X]
-    if shift_y != 0 or shift_x != 0:
+    reflect = row[REFLECT] != 0
+    if not reflect and (shift_y != 0 or shift_x != 0):
         _fill(out, 0, 0, size, size, fill)
     first, last = max(0, -shift_x), min(size, size - shift_x)
     source, target = image.ctypes.data, out.ctypes.data
-    for y in range(max(0, -shift_y), min(size, size - shift_y)):
-        start = source + 3 * ((top + y + shift_y) * image.shape[1] + left + shift_x + first)
+    for y in range(size):
+        seen_y = _reflected(y + shift_y, size)
+        if not reflect and seen_y != y + shift_y:
+            continue
+        start = source + 3 * ((top + seen_y) * image.shape[1] + left + shift_x + first)
         if row[FLIP] == 0:
             _memcpy(start, target + 3 * (size * y + first), 3 * (last - first))
         else:
             _mirror(start, target + 3 * (size * y + size - last), last - first)
+        if reflect:
+            for step in range(size - last + first):
+                x = step if step < first else last + step - first
+                seen_x = left + _reflected(x + shift_x, size)
+                for channel in range(3):
+                    pixel = image[top + seen_y, seen_x, channel]
+                    out[y, x if row[FLIP] == 0 else size - 1 - x, channel] = pixel
     _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
+
+
+@_compiled()
+def _reflected(place, size):  # type: ignore[no-untyped-def]
+    """A place beyond the edge, mirrored at it: -1 is 1, `size` is size - 2."""
+    return size - 1 - abs(size - 1 - abs(place))
 
 
 @_compiled()
@@ -132,12 +150,12 @@ def _decode_sample(data, height, width, mode, row, fill, out):  # type: ignore[n
 
 @_compiled(parallel=True)
 def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
-    """Decode the samples `indices` (B,) into `out` (B, R, R, 3) as `recipe` says, and mark there those
-    that fail.
+    """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
+    there those that fail.
 
     `file` holds the bytes of the .beton file; the arrays after it are those of its BetonTable.
     """
     for number in prange(len(indices)):
-        index = indices[number]
+        index = indices[number] % len(starts)
         data = file[starts[index] : starts[index] + sizes[index]]
         _decode_sample(data, heights[index], widths[index], modes[index], recipe[number], fill, out[number])

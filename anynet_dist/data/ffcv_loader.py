@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ from torch import Tensor
 
 from anynet_dist.data import augment, ffcv_kernel
 from anynet_dist.data.beton_format import BetonError, BetonTable
-from anynet_dist.data.order import Indices, Plan
+from anynet_dist.data.ffcv_memory import mapped_files
+from anynet_dist.data.order import Indices, Plan, sample_keys
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers
 from anynet_dist.system.errors import UserError
@@ -58,9 +60,10 @@ class FFCVLoader:
         local_world: int = 1,
         batches_ahead: int = 2,
         stall_seconds: float = 300,
+        max_resolution: int | None = None,
     ) -> None:
         """`indices` are the samples that `plan`'s positions mean (default: all); `table` was checked when
-        read."""
+        read. Buffers are made for `max_resolution`, the largest that `set_resolution` is going to ask for."""
         if batches_ahead < 1:
             raise UserError(f"batches_ahead must be at least 1, not {batches_ahead}")
         self.table, self.plan, self.transform, self.transfer = table, plan, transform, transfer
@@ -69,7 +72,10 @@ class FFCVLoader:
         self.workers = choose_workers(workers, local_world, numba.config.NUMBA_NUM_THREADS)
         self._start = (0, 0)
         self._running: _Epoch | None = None
-        self._loader = _SampleLoader(table, transform, plan.batch_size, self.workers, batches_ahead)
+        largest = max(transform.resolution, max_resolution or 0)
+        self._loader = _SampleLoader(
+            table, replace(transform, resolution=largest), plan.batch_size, self.workers, batches_ahead
+        )
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -78,19 +84,23 @@ class FFCVLoader:
         """The next iteration is that of `epoch`, from batch `first_batch` on."""
         self._start = (epoch, first_batch)
 
+    def set_resolution(self, resolution: int) -> None:
+        """From the next iteration on, images are `resolution` pixels wide and high."""
+        self.transform = replace(self.transform, resolution=resolution)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.close()
         epoch, first_batch = self._start
-        positions = self.plan.positions(epoch, first_batch)
-        order = positions if self.indices is None else self.indices[positions]
+        order = sample_keys(self.plan, self.indices, len(self.table), epoch, first_batch)
         if not len(order):
             return
+        self._loader.use_resolution(self.transform.resolution)
         running = self._running = _Epoch(
             self._loader, order, epoch, self.table, self.transform, self.stall_seconds
         )
         try:
             for images, batch in running:
-                yield self.transfer(images, torch.from_numpy(self.table.labels[batch]))
+                yield self.transfer(images, torch.from_numpy(self.table.labels[batch % len(self.table)]))
                 self.transfer.wait()
         finally:
             running.close()
@@ -124,7 +134,7 @@ class _SampleLoader(Loader):
     def __init__(
         self, table: BetonTable, transform: augment.SampleTransform, batch_size: int, workers: int, ahead: int
     ) -> None:
-        with _nothing_to_compile():
+        with _nothing_to_compile(), mapped_files():
             super().__init__(
                 str(table.path),
                 batch_size,
@@ -139,12 +149,30 @@ class _SampleLoader(Loader):
             raise UserError(
                 "numba has only its 'workqueue' threads, which FFCV cannot use safely; install tbb"
             )
-        # The buffers are kept from epoch to epoch: nothing handed out refers to them.
-        allocations = self.graph.allocate_memory(batch_size, ahead + 2)
-        self.graph.allocate_memory = lambda *_: allocations
         (self.decoder_node,) = (node.id for node in self.graph.root_nodes)
-        megabytes = (ahead + 2) * batch_size * 3 * transform.resolution**2 / 2**20
-        log.info("FFCV holds %.0f MiB of image buffers (%d batches of %d)", megabytes, ahead + 2, batch_size)
+        self._allocate = self.graph.allocate_memory
+        self._make_buffers(transform.resolution)
+
+    def _make_buffers(self, resolution: int) -> None:
+        """Buffers that are kept from epoch to epoch: nothing handed out refers to them."""
+        slots, self.largest = self.batches_ahead + 2, resolution
+        self.pipeline_specs["image"].decoder.resolution = resolution
+        self._buffers = self._allocate(self.batch_size, slots)
+        megabytes = slots * self.batch_size * 3 * resolution**2 / 2**20
+        log.info("FFCV holds %.0f MiB of image buffers (%d batches of %d)", megabytes, slots, self.batch_size)
+
+    def use_resolution(self, resolution: int) -> None:
+        """Hand out buffers for images of this side, cut from those there are if these are large enough."""
+        if resolution > self.largest:
+            self._make_buffers(resolution)
+        images, recipe = self._buffers["operation"][self.decoder_node]
+        shape = (self.batches_ahead + 2, self.batch_size, resolution, resolution, 3)
+        views = {"operation": dict(self._buffers["operation"]), "shared": self._buffers["shared"]}
+        views["operation"][self.decoder_node] = (
+            images.reshape(-1)[: math.prod(shape)].reshape(shape),
+            recipe,
+        )
+        self.graph.allocate_memory = lambda *_: views
 
     def recipe_buffer(self, memory: dict[str, dict[int, Any]], slot: int) -> augment.Recipe:
         """Where the compiled code looks for what to do with the samples of a batch slot."""
@@ -157,12 +185,12 @@ class _DecodeSample(SimpleRGBImageDecoder):  # FFCV takes for a decoder only wha
 
     def __init__(self, table: BetonTable, transform: augment.SampleTransform) -> None:
         super().__init__()
-        self.table, self.transform = table, transform
+        self.table, self.transform, self.resolution = table, transform, transform.resolution
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, tuple[AllocationQuery, AllocationQuery]]:
-        shape, pixel = (self.transform.resolution, self.transform.resolution, 3), np.dtype("u1")
+        shape, pixel = (self.resolution, self.resolution, 3), np.dtype("u1")
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=pixel)
         return state, (AllocationQuery(shape, pixel), AllocationQuery((augment.NUM_COLUMNS,), np.dtype("i8")))
 
@@ -209,13 +237,14 @@ class _Epoch(EpochIterator):
 
     def _decode(self, number: int, indices: Indices, slot: int) -> tuple[Tensor, Indices]:
         recipe = self.loader.recipe_buffer(self.memory_allocations, slot)[: len(indices)]
+        samples = indices % len(self.table)
         recipe[:] = self.transform.recipe(
-            self.epoch, indices, self.table.heights[indices], self.table.widths[indices]
+            self.epoch, indices, self.table.heights[samples], self.table.widths[samples]
         )
         (images,) = self.run_pipeline(number, indices, slot, None)
         failed = recipe[:, augment.FAILED] != 0
         if failed.any():
-            raise BetonError(f"{self.table.path}: sample {indices[failed.argmax()]}: its JPEG is damaged")
+            raise BetonError(f"{self.table.path}: sample {samples[failed.argmax()]}: its JPEG is damaged")
         return images, indices
 
     def _offer(self, item: object) -> bool:

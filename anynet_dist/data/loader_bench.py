@@ -1,7 +1,8 @@
 """How fast the loaders are on the same real images: one run, the loaders in turn, so that noise meets all
 alike.
 
-All do the same: random resized crop, flip, normalised float32 (B, 3, R, R) ready for the model.
+All do the same: random resized crop and flip, or with small images shift and flip; normalised float32
+(B, 3, R, R) ready for the model.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
 
 from anynet_dist.data.augment import Augmentation
 from anynet_dist.data.beton import build_beton
-from anynet_dist.data.beton_writer import WriteOptions
+from anynet_dist.data.beton_writer import WriteMode, WriteOptions
 from anynet_dist.data.loaders import (
     INSTALL_FFCV,
     DataInfo,
@@ -33,11 +38,15 @@ from anynet_dist.data.loaders import (
     open_dataset,
     train_loader,
 )
+from anynet_dist.data.samples import ArraySamples, Samples
+from anynet_dist.data.sources import load_source
 from anynet_dist.data.workers import choose_workers
 from anynet_dist.system.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BASELINE = "ImageFolder, PIL"
+BASELINE, SMALL_BASELINE = "ImageFolder, PIL", "images in memory, PIL"
+MODES: tuple[WriteMode, ...] = ("raw", "proportion", "jpg")
+SMALL_SHIFT, SMALL_EPOCH = 4, 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +54,10 @@ class Setting:
     """What is measured."""
 
     root: Path
-    """One split (CLASS/IMAGE), or a folder with train/ in it."""
+    """One split (CLASS/IMAGE), or a folder with train/ in it; for `bench_small` that of CIFAR-10."""
     beton: Path | None = None
-    """A .beton file of the same images; without one, raw and jpg are written to a temporary folder."""
+    """A .beton file of the same images; without one, raw, proportion (half raw, half jpg) and jpg are written
+    to a temporary folder."""
     resolution: int = 224
     batch_size: int = 64
     repeats: int = 5
@@ -85,36 +95,76 @@ def bench_loaders(setting: Setting) -> list[Result]:
         raise UserError(
             f"{root}: has {folder.num_samples} images, fewer than one batch of {setting.batch_size}"
         )
+    style = Augmentation(random_resized_crop=True, flip=True)
     workers = choose_workers(setting.workers, local_world=1)
     with ExitStack() as stack:
-        # torch's workers first: a process that runs FFCV's threads can no longer be forked
-        loaders: dict[str, Any] = {BASELINE: _image_folder(root, setting, workers)}
-        loaders["torch (ours), JPEG files"] = stack.enter_context(
-            _Closing(_ours(folder, "torch", setting, workers))
-        )
-        results = [Result(name) for name in loaders]
-        _measure(results, loaders, warm_up=True)
+        torchs = {
+            BASELINE: lambda: _image_folder(root, setting, workers),
+            "torch (ours), JPEG files": lambda: _ours(folder, "torch", setting, workers, style),
+        }
+        ffcvs = {
+            f"FFCV, {name}": partial(_ours, data, "ffcv", setting, workers, style)
+            for name, data in (_betons(folder, setting, stack) if ffcv_installed() else {}).items()
+        }
+        return _compare(torchs, ffcvs, setting.repeats, stack)
+
+
+def bench_small(setting: Setting) -> list[Result]:
+    """Measure every loader that is installed on CIFAR-10: shift by up to 4 pixels, flip.
+
+    A smaller set of such images is repeated to CIFAR-10's 50,000.
+    """
+    source = load_source("cifar10", setting.root)
+    samples = _in_memory(source.train, SMALL_EPOCH)
+    style = Augmentation(translate=SMALL_SHIFT, flip=True)
+    workers = choose_workers(setting.workers, local_world=1)
+    with ExitStack() as stack:
+        out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anynet-bench-")))
+        build_beton(samples, out / "train.beton", classes=source.classes)
+        data = open_dataset(out / "train.beton")
+        torchs = {
+            SMALL_BASELINE: lambda: _small_pil(samples, setting, workers),
+            "torch (ours), raw": lambda: _ours(data, "torch", setting, workers, style),
+        }
+        others = {"device": lambda: _ours(data, "device", setting, workers, style)}
         if ffcv_installed():
-            for name, data in _betons(folder, setting, stack).items():
-                loaders[f"FFCV, {name}"] = stack.enter_context(
-                    _Closing(_ours(data, "ffcv", setting, workers))
-                )
-                results.append(Result(f"FFCV, {name}"))
-            _measure(results[2:], loaders, warm_up=True)
-        else:
-            Console(stderr=True).print(f"FFCV is not installed, so it is not measured; {INSTALL_FFCV}")
-        for _ in range(setting.repeats):
-            _measure(results, loaders)
+            others["FFCV, raw"] = lambda: _ours(data, "ffcv", setting, workers, style)
+        return _compare(torchs, others, setting.repeats, stack)
+
+
+def _compare(
+    torchs: Mapping[str, Callable[[], Any]],
+    others: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    stack: ExitStack,
+) -> list[Result]:
+    """Measure loaders by name: a warm-up epoch each, then `repeats` epochs in turn."""
+    loaders: dict[str, Any] = {}
+    # torch's workers first: a process that runs FFCV's threads can no longer be forked
+    for makers in (torchs, others):
+        for name, make in makers.items():
+            loaders[name] = make()
+            stack.callback(getattr(loaders[name], "close", lambda: None))
+        _measure([Result(name) for name in makers], loaders)
+    if not ffcv_installed():
+        Console(stderr=True).print(f"FFCV is not installed, so it is not measured; {INSTALL_FFCV}")
+    results = [Result(name) for name in loaders]
+    for _ in range(repeats):
+        _measure(results, loaders)
     return results
 
 
 def table_of(setting: Setting, results: list[Result]) -> Table:
-    """The results as a table, with the ratio to PIL."""
-    title = f"random resized crop {setting.resolution}, flip, float32; batch {setting.batch_size}"
-    table = Table("loader", title=title)
+    """The results as a table, with the ratio to the first, PIL."""
+    base = results[0]
+    small = f"{setting.resolution}x{setting.resolution} pixels, shift {SMALL_SHIFT}"
+    crop = f"random resized crop {setting.resolution}"
+    change = small if base.name == SMALL_BASELINE else crop
+    title = f"{change}, flip, float32; batch {setting.batch_size}, {base.images:,} images an epoch"
+    table = Table(title=title)
+    table.add_column("loader", no_wrap=True)
     for column in ("images/s", "ratio", "images per CPU-second", "ratio"):
         table.add_column(column, justify="right")
-    base = next(result for result in results if result.name == BASELINE)
     for result in results:
         speed, per_cpu = result.speed, result.speed_per_cpu
         table.add_row(
@@ -127,40 +177,24 @@ def table_of(setting: Setting, results: list[Result]) -> Table:
     return table
 
 
-class _Closing(ExitStack):
-    """A loader that is closed at the end of the `with`."""
-
-    def __init__(self, loader: Loader) -> None:
-        super().__init__()
-        self.loader = loader
-        self.callback(loader.close)
-
-    def __enter__(self) -> Any:
-        super().__enter__()
-        return self.loader
-
-
 def _betons(folder: DataInfo, setting: Setting, stack: ExitStack) -> dict[str, DataInfo]:
     if setting.beton is not None:
         return {setting.beton.name: open_dataset(setting.beton)}
     out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anynet-bench-")))
-    for mode in ("raw", "jpg"):
+    for mode in MODES:
         options = WriteOptions(write_mode=mode, max_resolution=setting.max_resolution)
         build_beton(folder.samples, out / f"{mode}.beton", classes=folder.classes, options=options)
-    return {
-        f"{mode} (longer side {setting.max_resolution})": open_dataset(out / f"{mode}.beton")
-        for mode in ("raw", "jpg")
-    }
+    return {f"{mode}, side {setting.max_resolution}": open_dataset(out / f"{mode}.beton") for mode in MODES}
 
 
-def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int) -> Loader:
+def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int, style: Augmentation) -> Loader:
     return train_loader(
         data,
         loader=name,
         global_batch=setting.batch_size,
         seed=0,
         resolution=setting.resolution,
-        augment=Augmentation(random_resized_crop=True, flip=True),
+        augment=style,
         mean=MEAN,
         std=STD,
         device=torch.device("cpu"),
@@ -171,7 +205,6 @@ def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int) -> L
 def _image_folder(root: Path, setting: Setting, workers: int) -> Iterable[Any]:
     """What most people use: ImageFolder, Pillow, torchvision's transforms, DataLoader with worker
     processes."""
-    from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -191,12 +224,52 @@ def _image_folder(root: Path, setting: Setting, workers: int) -> Iterable[Any]:
     )
 
 
-def _measure(results: list[Result], loaders: dict[str, Any], warm_up: bool = False) -> None:
+class _PILImages(Dataset[Any]):
+    """Images in memory, handed out as torchvision's CIFAR10 does: by Pillow, one at a time."""
+
+    def __init__(self, samples: ArraySamples, transform: Callable[[Image.Image], Any]) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.samples.image(index))), int(self.samples.labels[index])
+
+
+def _small_pil(samples: ArraySamples, setting: Setting, workers: int) -> Iterable[Any]:
+    """What most people use for CIFAR-10."""
+    from torchvision import transforms
+
+    steps = [
+        transforms.RandomCrop(setting.resolution, padding=SMALL_SHIFT),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD),
+    ]
+    return DataLoader(
+        _PILImages(samples, transforms.Compose(steps)),
+        batch_size=setting.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=True,
+    )
+
+
+def _in_memory(samples: Samples, count: int) -> ArraySamples:
+    """At least `count` samples, some of them repeatedly if there are fewer."""
+    stored = len(samples.labels)
+    images = np.stack([samples.image(index) for index in range(stored)])
+    wanted = np.arange(max(stored, count)) % stored
+    return ArraySamples(images[wanted], samples.labels[wanted])
+
+
+def _measure(results: list[Result], loaders: dict[str, Any]) -> None:
     for result in results:
         result.images, seconds, cpu_seconds = _timed(loaders[result.name])
-        if not warm_up:
-            result.seconds.append(seconds)
-            result.cpu_seconds.append(max(cpu_seconds, 0.01))  # the clock's own step
+        result.seconds.append(seconds)
+        result.cpu_seconds.append(max(cpu_seconds, 0.01))  # the clock's own step
 
 
 def _timed(loader: Iterable[Any]) -> tuple[int, float, float]:

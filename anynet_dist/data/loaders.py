@@ -8,14 +8,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anynet_dist.data.augment import Augmentation, SampleTransform
+from anynet_dist.data.augment import Augmentation, Resize, SampleTransform
 from anynet_dist.data.beton import open_beton
 from anynet_dist.data.beton_format import BetonTable
 from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
@@ -25,8 +25,9 @@ from anynet_dist.system.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
 
-LoaderName = Literal["auto", "ffcv", "torch"]
-LOADERS = ("auto", "ffcv", "torch")
+LoaderName = Literal["auto", "ffcv", "torch", "device"]
+LOADERS = get_args(LoaderName)
+EvalResize = Literal["auto", "bilinear", "area"]
 INSTALL_FFCV = (
     "install it with launch/setup.sh or 'pip install anynet-dist[ffcv]' (needs libturbojpeg and OpenCV)"
 )
@@ -42,6 +43,12 @@ class Loader(Protocol):
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """The next iteration is that of `epoch`; it starts at batch `first_batch` at once."""
+
+    def set_resolution(self, resolution: int) -> None:
+        """From the next iteration on, images are `resolution` pixels wide and high (progressive resizing).
+
+        Raises UserError where a shift or a hole would be larger than that.
+        """
 
     def close(self) -> None:
         """End the loader's threads and processes."""
@@ -126,10 +133,14 @@ def train_loader(
     local_world: int = 1,
     workers: int | None = None,
     channels_last: bool = False,
+    repeats: int = 1,
+    max_resolution: int | None = None,
 ) -> Loader:
     """A loader over this rank's micro-batches, shuffled by (seed, epoch) and augmented.
 
-    `indices` chooses samples (default: all). Raises UserError for combinations that cannot work.
+    `indices` chooses samples (default: all). `repeats` is the number of differently augmented copies of a
+    sample in a global batch. `max_resolution` is the largest that `set_resolution` is going to ask for
+    (default: `resolution`). Raises UserError for combinations that cannot work.
     """
     data, indices = _checked(data, indices)
     num_samples = data.num_samples if indices is None else len(indices)
@@ -140,13 +151,15 @@ def train_loader(
         accumulation=accumulation,
         rank=rank,
         world=world,
+        repeats=repeats,
     )
     red, green, blue = (round(255 * value) for value in mean)
     transform = SampleTransform(
         resolution=resolution, augment=augment or Augmentation(), fill=(red, green, blue), seed=seed
     )
     transfer = Transfer(device, mean, std, channels_last)
-    return _loader(data, plan, transform, transfer, loader, indices, workers, local_world)
+    name = _choose(data, loader, transform)
+    return _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
 
 
 def eval_loader(
@@ -165,17 +178,25 @@ def eval_loader(
     local_world: int = 1,
     workers: int | None = None,
     channels_last: bool = False,
+    eval_resize: EvalResize = "auto",
+    max_resolution: int | None = None,
 ) -> Loader:
     """A loader over this rank's share of every sample exactly once, in order; the last batch may be smaller.
 
-    `crop_ratio` is the side of the centre crop over the shorter side; None takes images whole.
+    `crop_ratio` is the side of the centre crop over the shorter side; None takes images whole. `eval_resize`
+    is how the crop is resized: `area` is what FFCV does, `bilinear` (antialiased) what torchvision does,
+    `auto` what comes with the loader. `max_resolution` is as for `train_loader`.
     """
     data, indices = _checked(data, indices)
     num_samples = data.num_samples if indices is None else len(indices)
     plan = EvalPlan(num_samples=num_samples, batch_size=batch_size, rank=rank, world=world)
-    transform = SampleTransform(resolution=resolution, crop_ratio=crop_ratio)
+    if eval_resize not in get_args(EvalResize):
+        raise unknown_name("eval_resize", eval_resize, get_args(EvalResize))
+    method: Resize = "area" if eval_resize == "area" else "bilinear"
+    transform = SampleTransform(resolution=resolution, crop_ratio=crop_ratio, resize=method)
     transfer = Transfer(device, mean, std, channels_last)
-    return _loader(data, plan, transform, transfer, loader, indices, workers, local_world)
+    name = _choose(data, loader, transform, eval_resize)
+    return _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
 
 
 def ffcv_installed() -> bool:
@@ -192,14 +213,37 @@ def _loader(
     indices: Indices | None,
     workers: int | None,
     local_world: int,
+    max_resolution: int | None,
 ) -> Loader:
     _check_shape(data, transform)
-    if _use_ffcv(data, name):
+    if max_resolution is not None and max_resolution < transform.resolution:
+        raise UserError(f"max_resolution is {max_resolution}, less than the {transform.resolution} of now")
+    if name == "ffcv":
         from anynet_dist.data.ffcv_loader import FFCVLoader
 
         assert data.table is not None
         return FFCVLoader(
-            data.table, plan, transform, transfer, indices=indices, workers=workers, local_world=local_world
+            data.table,
+            plan,
+            transform,
+            transfer,
+            indices=indices,
+            workers=workers,
+            local_world=local_world,
+            max_resolution=max_resolution,
+        )
+    if name == "device":
+        from anynet_dist.data.device_loader import DeviceLoader
+
+        return DeviceLoader(
+            data.samples,
+            _one_shape(data),
+            plan,
+            transform,
+            transfer,
+            indices=indices,
+            workers=workers,
+            local_world=local_world,
         )
     from anynet_dist.data.torch_loader import TorchLoader
 
@@ -208,27 +252,52 @@ def _loader(
     )
 
 
-def _use_ffcv(data: DataInfo, name: LoaderName) -> bool:
+def _choose(
+    data: DataInfo, name: LoaderName, transform: SampleTransform, eval_resize: EvalResize = "auto"
+) -> LoaderName:
+    """The loader to take: the one that is asked for, if it can do what is asked, or the best for `auto`."""
     if name not in LOADERS:
         raise unknown_name("loader", name, LOADERS)
-    if name == "torch":
-        return False
+    beyond_ffcv = list(transform.augment.needs_torchvision) if transform.augment else []
+    beyond_ffcv += ["eval_resize: bilinear"] if eval_resize == "bilinear" else []
     if name == "ffcv":
-        if data.table is None:
-            raise UserError(f"{data.path}: FFCV reads .beton files; make one with 'anynet data build'")
-        if not ffcv_installed():
-            raise UserError(f"loader 'ffcv' asks for FFCV, which is not installed; {INSTALL_FFCV}")
-        return True
+        _check_ffcv(data, beyond_ffcv)
+    if name != "auto":
+        return name
     if data.table is None:
         log.info(
             "loader: torch, for %s is an image folder; FFCV reads .beton files, several times as fast",
             data.path,
         )
-        return False
+        return "torch"
     if not ffcv_installed():
         log.warning("loader: torch, for FFCV is not installed; it is several times as fast: %s", INSTALL_FFCV)
-        return False
-    return True
+        return "torch"
+    if beyond_ffcv:
+        log.info("loader: torch, for FFCV cannot do %s", ", ".join(beyond_ffcv))
+        return "torch"
+    return "ffcv"
+
+
+def _check_ffcv(data: DataInfo, beyond_ffcv: Sequence[str]) -> None:
+    if data.table is None:
+        raise UserError(f"{data.path}: FFCV reads .beton files; make one with 'anynet data build'")
+    if not ffcv_installed():
+        raise UserError(f"loader 'ffcv' asks for FFCV, which is not installed; {INSTALL_FFCV}")
+    if beyond_ffcv:
+        raise UserError(
+            f"loader 'ffcv' cannot do {', '.join(beyond_ffcv)}: take loader 'torch', or 'device' for images "
+            "of one size that fit into the device's memory"
+        )
+
+
+def _one_shape(data: DataInfo) -> tuple[int, int]:
+    if data.constant_shape is None:
+        raise UserError(
+            f"{data.path}: its images differ in size, but loader 'device' keeps images of one size in "
+            "memory; take loader 'ffcv' or 'torch'"
+        )
+    return data.constant_shape
 
 
 def _checked(data: DataInfo | Path | str, indices: Indices | None) -> tuple[DataInfo, Indices | None]:

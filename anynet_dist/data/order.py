@@ -39,6 +39,10 @@ class Plan(Protocol):
     """What one rank reads in an epoch: a flat list of sample positions, cut into batches of `batch_size`."""
 
     @property
+    def num_samples(self) -> int:
+        """Samples of all ranks. Position p is sample p % num_samples, for the p // num_samples-th time."""
+
+    @property
     def batch_size(self) -> int:
         """Samples of a batch."""
 
@@ -64,8 +68,14 @@ class TrainPlan:
     accumulation: int = 1
     rank: int = 0
     world: int = 1
+    repeats: int = 1
+    """Repeated augmentation (Hoffer et al. 2019, "Augment your batch"): so many differently augmented copies
+    of a sample lie side by side in a global batch. An epoch keeps its length and so sees 1/repeats of the
+    samples."""
 
     def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"repeats must be at least 1, not {self.repeats}")
         if self.global_batch < 1 or self.accumulation < 1:
             raise UserError("the global batch and the accumulation must be at least 1")
         _check_rank(self.rank, self.world)
@@ -96,7 +106,11 @@ class TrainPlan:
 
     def positions(self, epoch: int, first_batch: int = 0) -> Indices:
         """Positions of this rank's samples from micro-batch `first_batch` on."""
-        order = epoch_order(self.num_samples, self.seed, epoch)[: self.num_updates * self.global_batch]
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        if self.repeats > 1:
+            copies = np.arange(self.repeats) * self.num_samples
+            order = (order[: -(-self.num_samples // self.repeats), None] + copies).reshape(-1)
+        order = order[: self.num_updates * self.global_batch]
         shares = order.reshape(len(self), self.world, self.batch_size)[first_batch:, self.rank]
         return np.ascontiguousarray(shares).reshape(-1)
 
@@ -122,6 +136,18 @@ class EvalPlan:
         """Positions of this rank's samples; the epoch makes no difference."""
         share = np.arange(self.rank, self.num_samples, self.world, dtype=np.int64)
         return share[first_batch * self.batch_size :]
+
+
+def sample_keys(
+    plan: Plan, indices: Indices | None, num_stored: int, epoch: int, first_batch: int
+) -> Indices:
+    """What a loader reads, shape (N,): key % num_stored is the index of the sample in its data set.
+
+    A key is that index itself, unless the plan repeats samples: each copy has a key of its own, from which
+    its augmentation is drawn. `indices` are the samples that the plan's positions mean (default: all).
+    """
+    copies, places = np.divmod(plan.positions(epoch, first_batch), plan.num_samples)
+    return (places if indices is None else indices[places]) + copies * num_stored
 
 
 def _check_rank(rank: int, world: int) -> None:

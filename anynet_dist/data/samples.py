@@ -90,12 +90,16 @@ class BetonSamples:
         self.table, self.labels = table, table.labels
         self._bytes: Pixels | None = None
 
+    def stored(self, index: int) -> Pixels:
+        """The bytes of an image as they lie in the file, shape (size,), a read-only view."""
+        if self._bytes is None:
+            self._bytes = np.memmap(self.table.path, np.uint8, mode="r").view(np.ndarray)
+        start = self.table.starts[index]
+        return self._bytes[start : start + self.table.sizes[index]]
+
     def image(self, index: int) -> Pixels:
         """The stored image; a raw one is a read-only view of the file."""
-        table = self.table
-        if self._bytes is None:
-            self._bytes = np.memmap(table.path, np.uint8, mode="r").view(np.ndarray)
-        data = self._bytes[table.starts[index] : table.starts[index] + table.sizes[index]]
+        table, data = self.table, self.stored(index)
         shape = (int(table.heights[index]), int(table.widths[index]), 3)
         if table.modes[index] != JPEG:
             return data.reshape(shape)

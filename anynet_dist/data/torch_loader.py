@@ -1,14 +1,14 @@
 """The loader without FFCV: torch's DataLoader around image folders, arrays in memory and .beton files.
 
 Same order, same augmentation and same cuts as the FFCV loader; images are resized by torchvision (bilinear
-with antialiasing) where FFCV's library averages areas.
+with antialiasing) where FFCV's library averages areas, unless areas are asked for.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as transforms
 
 from anynet_dist.data import augment
-from anynet_dist.data.order import Indices, Plan
+from anynet_dist.data.order import Indices, Plan, sample_keys
+from anynet_dist.data.resampling import resize_boxes
 from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers, process_context
 from anynet_dist.system.errors import UserError
@@ -44,14 +46,15 @@ class TorchLoader:
         """`indices` are the samples that `plan`'s positions mean (default: all); workers 0 reads in this
         process."""
         self.plan, self.transfer = plan, transfer
-        self._requests = _Requests(plan, indices)
+        self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
         self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            _Batches(samples, transform),
+            _Batches(samples),
             batch_size=None,
             sampler=self._requests,
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else each epoch draws from torch's own random numbers, for nothing
             pin_memory=transfer.device.type == "cuda",
             persistent_workers=self.workers > 0,
             multiprocessing_context=process_context() if self.workers else None,
@@ -63,6 +66,10 @@ class TorchLoader:
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """The next iteration is that of `epoch`, from batch `first_batch` on."""
         self._requests.start = (epoch, first_batch)
+
+    def set_resolution(self, resolution: int) -> None:
+        """From the next iteration on, images are `resolution` pixels wide and high."""
+        self._requests.transform = replace(self._requests.transform, resolution=resolution)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self._loader:
@@ -81,15 +88,18 @@ class _Request:
     """A batch to be made."""
 
     epoch: int
-    indices: Indices
+    keys: Indices
+    transform: augment.SampleTransform
 
 
 class _Requests(Sampler[_Request]):
     """The batches of an epoch, asked for in the main process: so workers, which live on, need not know the
-    epoch."""
+    epoch and its resolution."""
 
-    def __init__(self, plan: Plan, indices: Indices | None) -> None:
-        self.plan, self.indices = plan, indices
+    def __init__(
+        self, plan: Plan, indices: Indices | None, num_stored: int, transform: augment.SampleTransform
+    ) -> None:
+        self.plan, self.indices, self.num_stored, self.transform = plan, indices, num_stored, transform
         self.start = (0, 0)
 
     def __len__(self) -> int:
@@ -97,46 +107,63 @@ class _Requests(Sampler[_Request]):
 
     def __iter__(self) -> Iterator[_Request]:
         epoch, first_batch = self.start
-        positions = self.plan.positions(epoch, first_batch)
-        order = positions if self.indices is None else self.indices[positions]
-        for first in range(0, len(order), self.plan.batch_size):
-            yield _Request(epoch, order[first : first + self.plan.batch_size])
+        keys = sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch)
+        for first in range(0, len(keys), self.plan.batch_size):
+            yield _Request(epoch, keys[first : first + self.plan.batch_size], self.transform)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
     """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64."""
 
-    def __init__(self, samples: Samples, transform: augment.SampleTransform) -> None:
-        self.samples, self.transform = samples, transform
-        self._fill = np.array(transform.fill, np.uint8)
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
 
     def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
-        size = self.transform.resolution
-        out = np.empty((len(request.indices), size, size, 3), np.uint8)
-        for number, index in enumerate(request.indices):
-            self._make(out[number], request.epoch, index)
-        return torch.from_numpy(out), torch.from_numpy(self.samples.labels[request.indices])
+        size, num_stored = request.transform.resolution, len(self.samples.labels)
+        make = _Maker(self.samples, request.transform, request.epoch)
+        out = np.empty((len(request.keys), size, size, 3), np.uint8)
+        for number, key in enumerate(request.keys):
+            make(out[number], key)
+        return torch.from_numpy(out), torch.from_numpy(self.samples.labels[request.keys % num_stored])
 
-    def _make(self, out: Pixels, epoch: int, index: np.int64) -> None:
-        image = self.samples.image(int(index))
+
+class _Maker:
+    """Makes the images of a batch."""
+
+    def __init__(self, samples: Samples, transform: augment.SampleTransform, epoch: int) -> None:
+        self.samples, self.transform, self.epoch = samples, transform, epoch
+        self._fill = np.array(transform.fill, np.uint8)
+        self._policy = torchvision_policy(transform)
+
+    def __call__(self, out: Pixels, key: np.int64) -> None:
+        """Make the sample `key`, shape (R, R, 3), in `out`."""
+        index = int(key % len(self.samples.labels))
+        image = self.samples.image(index)
         height, width = image.shape[:2]
         if self.transform.needs_square and height != width:
             raise UserError(
-                f"{self.samples.name(int(index))}: is {width}x{height} pixels, but images are used whole, "
+                f"{self.samples.name(index)}: is {width}x{height} pixels, but images are used whole, "
                 "so they must be square; use a random resized crop for training, a centre crop for evaluation"
             )
-        row = self.transform.recipe(epoch, np.array([index]), np.array([height]), np.array([width]))[0]
-        augment.place(_cut(image, row, out.shape[0]), row, self._fill, out)
+        row = self.transform.recipe(self.epoch, np.array([key]), np.array([height]), np.array([width]))[0]
+        augment.shift_and_flip(_cut(image, row, out.shape[0], self.transform.resize), row, self._fill, out)
+        if self._policy is not None:
+            planes = torch.from_numpy(out).permute(2, 0, 1)
+            out[:] = self._policy(planes, self.epoch, int(key)).permute(1, 2, 0).numpy()
+        augment.cut_hole(row, self._fill, out)
 
 
-def _cut(image: Pixels, row: augment.Recipe, size: int) -> Pixels:
+def _cut(image: Pixels, row: augment.Recipe, size: int, method: augment.Resize) -> Pixels:
     """The recipe's box of `image`, resized to (size, size, 3) unless it has that size already."""
     top, left, height, width = row[augment.TOP : augment.WIDTH + 1].tolist()
     box = image[top : top + height, left : left + width]
     if (height, width) == (size, size):
         return box
-    planes = torch.from_numpy(np.ascontiguousarray(box)).permute(2, 0, 1)
-    resized = transforms.resize(planes, [size, size], antialias=True)
+    pixels = torch.from_numpy(np.array(box))  # a copy, for a view of a file cannot be written to
+    if method == "area":
+        whole = torch.tensor([[0, 0, height, width]])
+        return resize_boxes(pixels[None], whole, size, method)[0].numpy()
+    resized = transforms.resize(pixels.permute(2, 0, 1), [size, size], antialias=True)
     return resized.permute(1, 2, 0).numpy()
 
 

@@ -37,13 +37,16 @@ class Transfer:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, 3) uint8 and (B,) int64 to (B, 3, H, W) float32, (x / 255 - mean) / std, and (B,)
         int64."""
-        images, labels = self._move(images), self._move(labels)
+        return self.normalise(self._move(images)), self._move(labels)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images that are on the device already, as above."""
         if self.channels_last:  # as rows of W * 3 numbers: three to a step would be slow
             rows, width = images.flatten(2).to(torch.float32), images.shape[2]
             rows.sub_(self._mean.repeat(width)).mul_(self._inverse_std.repeat(width))
-            return rows.view(images.shape).permute(0, 3, 1, 2), labels
+            return rows.view(images.shape).permute(0, 3, 1, 2)
         floats = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return floats.sub_(self._mean.view(3, 1, 1)).mul_(self._inverse_std.view(3, 1, 1)), labels
+        return floats.sub_(self._mean.view(3, 1, 1)).mul_(self._inverse_std.view(3, 1, 1))
 
     def wait(self) -> None:
         """Return when the last copy has left the source memory."""

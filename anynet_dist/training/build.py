@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import AugmentConfig, Config
 from anynet_dist.data.augment import Augmentation
 from anynet_dist.data.loaders import DataInfo, Loader, eval_loader, open_dataset, train_loader
 from anynet_dist.data.order import Indices, split_indices
@@ -20,6 +20,7 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.batches import BatchPlan
+from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.weights import NetworkDescription
 
 logger = logging.getLogger(__name__)
@@ -62,15 +63,15 @@ def open_splits(config: Config) -> dict[str, Split]:
     data = config.data
     if data.train is None:
         raise UserError("data.train is not set: name a .beton file or an image folder, or --data.train PATH")
-    paths = {name: path for name in ("train", "val", "test") if (path := getattr(data, name))}
-    splits = {name: Split(path, open_dataset(path)) for name, path in paths.items()}
+    train = open_dataset(data.train)
+    splits = {"train": Split(data.train, train)}
+    for name, path in (("val", data.val), ("test", data.test)):
+        if path is not None:
+            splits[name] = Split(path, open_dataset(path, classes=train.classes))
     if data.val_fraction and data.val is None:
-        train, val = split_indices(len(splits["train"]), data.val_fraction, config.run.seed)
-        splits["val"] = replace(splits["train"], indices=val)
-        splits["train"] = replace(splits["train"], indices=train)
-    for name, split in splits.items():
-        if split.info.classes != splits["train"].info.classes:
-            raise UserError(f"data.{name} ({split.path}) has other classes than data.train ({data.train})")
+        chosen, held_out = split_indices(train.num_samples, data.val_fraction, config.run.seed)
+        splits["val"] = replace(splits["train"], indices=held_out)
+        splits["train"] = replace(splits["train"], indices=chosen)
     return splits
 
 
@@ -143,58 +144,57 @@ def build_train_loader(
     memory_format: torch.memory_format,
 ) -> Loader:
     """This rank's share of the training images; `config` must be resolved."""
-    data = config.data
-    assert data.mean is not None
-    assert data.std is not None
-    assert data.train_res is not None
+    assert config.data.train_res is not None
     return train_loader(
         split.info,
-        loader=data.loader,
-        indices=split.indices,
         global_batch=plan.global_batch,
         accumulation=plan.accumulation,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        local_world=distributed.local_world_size(),
-        device=accelerator.device,
         seed=config.run.seed,
-        resolution=data.train_res,
-        augment=Augmentation(
-            flip=data.augment.flip,
-            translate=data.augment.translate,
-            cutout=data.augment.cutout,
-            random_resized_crop=data.augment.random_resized_crop,
-            crop_scale=data.augment.crop_scale,
-            crop_ratio_range=data.augment.crop_aspect,
-        ),
-        mean=data.mean,
-        std=data.std,
-        workers=data.workers,
-        channels_last=memory_format is torch.channels_last,
+        resolution=train_resolution(config.data, epoch=0),
+        max_resolution=config.data.train_res,
+        augment=_augmentation(config.data.augment),
+        repeats=config.data.augment.repeats,
+        **_loader_arguments(config, split, accelerator, memory_format),
     )
+
+
+def _augmentation(config: AugmentConfig) -> Augmentation:
+    """What the loader does of it; mixing is the trainer's, repeats the sample order's."""
+    options = asdict(config)
+    for elsewhere in ("mixup", "cutmix", "repeats"):
+        del options[elsewhere]
+    return Augmentation(crop_ratio_range=options.pop("crop_aspect"), **options)
 
 
 def build_eval_loader(
     config: Config, split: Split, accelerator: Accelerator, memory_format: torch.memory_format
 ) -> Loader:
     """This rank's share of a split to evaluate, each sample once; `config` must be resolved."""
-    data = config.data
-    assert data.mean is not None
-    assert data.std is not None
-    assert data.eval_res is not None
+    assert config.data.eval_res is not None
     return eval_loader(
         split.info,
-        loader=data.loader,
-        indices=split.indices,
         batch_size=config.eval.batch_size,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        local_world=distributed.local_world_size(),
-        device=accelerator.device,
-        resolution=data.eval_res,
+        resolution=config.data.eval_res,
         crop_ratio=_crop_ratio(config, split),
-        mean=data.mean,
-        std=data.std,
-        workers=data.workers,
-        channels_last=memory_format is torch.channels_last,
+        eval_resize=config.data.eval_resize,
+        **_loader_arguments(config, split, accelerator, memory_format),
     )
+
+
+def _loader_arguments(
+    config: Config, split: Split, accelerator: Accelerator, memory_format: torch.memory_format
+) -> dict[str, Any]:
+    """What loaders for training and for evaluation have in common."""
+    data = config.data
+    return {
+        "loader": data.loader,
+        "indices": split.indices,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+        "local_world": distributed.local_world_size(),
+        "device": accelerator.device,
+        "mean": data.mean,
+        "std": data.std,
+        "workers": data.workers,
+        "channels_last": memory_format is torch.channels_last,
+    }

@@ -33,6 +33,7 @@ from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.optimizers import build_optimizer
+from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
 from anynet_dist.training.schedules import build_schedule, set_learning_rate
 from anynet_dist.training.throughput import Throughput
@@ -180,6 +181,7 @@ class Trainer:
     def _train_epoch(self, bar: ProgressBar) -> None:
         """Train to the end of the epoch, from wherever in it the run stands."""
         progress, loader = self.progress, self.loaders["train"]
+        loader.set_resolution(train_resolution(self.config.data, progress.epoch))
         loader.set_epoch(progress.epoch, progress.step_in_epoch * self.plan.accumulation)
         self.model.train()
         for part in self.frozen:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from anynet_dist.commands import bench
+from anynet_dist.data import loader_bench
 from anynet_dist.data.loaders import ffcv_installed
 from anynet_dist.system.errors import UserError
 
@@ -18,12 +19,12 @@ def run(*words: str) -> None:
     bench.run(parser.parse_args(list(words)))
 
 
-def images(root: Path, count: int) -> Path:
+def images(root: Path, count: int, width: int = 50) -> Path:
     generator = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        pixels = generator.integers(0, 256, (40, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.jpg")
     return root
 
@@ -35,7 +36,30 @@ def test_every_loader_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "ImageFolder, PIL" in shown
     assert "1.00x" in shown
+    for mode in ("raw", "proportion", "jpg"):
+        assert (f"FFCV, {mode}" in shown) == ffcv_installed()
+
+
+@pytest.mark.slow
+def test_every_loader_is_measured_on_small_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_bench, "SMALL_EPOCH", 64)
+    for split in ("train", "test"):
+        images(tmp_path / split, 8, width=40)
+    run(
+        "loader", "--cifar", str(tmp_path), "--res", "40", "--batch", "16", "--repeats", "1", "--workers", "1"
+    )
+    shown = capsys.readouterr().out
+    assert "images in memory, PIL" in shown
+    assert "64 images an epoch" in shown
+    assert "device" in shown
     assert ("FFCV, raw" in shown) == ffcv_installed()
+
+
+def test_cifar_takes_no_beton_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--beton goes with --root"):
+        run("loader", "--cifar", str(tmp_path), "--beton", "x.beton")
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:

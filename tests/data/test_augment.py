@@ -42,6 +42,15 @@ def test_flip_happens_to_half_of_the_images() -> None:
     assert not recipe(transform())[:, augment.FLIP].any()
 
 
+def test_alternating_flip_draws_once_then_turns_every_image_each_epoch() -> None:
+    alternate = transform(flip=True, flip_mode="alternate")
+    first = recipe(alternate)[:, augment.FLIP]
+    assert abs(first.mean() - 0.5) < 0.015
+    for epoch in (1, 2, 3, 4):
+        flips = recipe(alternate, epoch)[:, augment.FLIP]
+        assert np.array_equal(flips, first if epoch % 2 == 0 else 1 - first)
+
+
 def test_translate_covers_its_range_evenly() -> None:
     shifts = recipe(transform(translate=4))[:, augment.SHIFT_Y : augment.SHIFT_X + 1]
     values, counts = np.unique(shifts, return_counts=True)
@@ -102,12 +111,30 @@ def test_place_shifts_flips_and_fills() -> None:
     assert np.array_equal(out, expected)
 
 
+def test_place_reflects_at_the_edge() -> None:
+    image = np.arange(5 * 5 * 3, dtype=np.uint8).reshape(5, 5, 3)
+    row, out = np.zeros(augment.NUM_COLUMNS, np.int64), np.empty_like(image)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    for shift_y, shift_x, flip in ((2, -3, 0), (-4, 4, 1), (0, 1, 1), (0, 0, 1)):
+        row[[augment.SHIFT_Y, augment.SHIFT_X, augment.FLIP, augment.REFLECT]] = shift_y, shift_x, flip, 1
+        place(image, row, np.zeros(3, np.uint8), out)
+        seen = padded[4 + shift_y : 9 + shift_y, 4 + shift_x : 9 + shift_x]
+        assert np.array_equal(out, seen[:, ::-1] if flip else seen)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"translate": 32}, "translate of 32"),
         ({"cutout": 40}, "cutout of 40"),
         ({"translate": -1}, "cannot be negative"),
+        ({"flip_mode": "alternating"}, "unknown flip_mode 'alternating'; did you mean 'alternate'"),
+        ({"translate_padding": "mirror"}, "unknown translate_padding 'mirror'"),
+        ({"auto_augment": "autoaugment"}, "unknown auto_augment 'autoaugment'"),
+        ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, r"a hue in \[0, 0.5\]"),
+        ({"color_jitter": (-0.1, 0.1, 0.1, 0.1)}, "of at least 0"),
+        ({"random_erasing": 1.5}, "random_erasing is a probability"),
+        ({"auto_augment": "randaugment", "randaugment_magnitude": 31}, "magnitude in 0..30, not 2 and 31"),
         ({"crop_scale": (0.5, 1.5)}, "crop_scale"),
         ({"crop_ratio_range": (2.0, 1.0)}, "crop_ratio_range"),
     ],

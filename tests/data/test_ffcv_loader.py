@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
 from anynet_dist.data import augment
-from anynet_dist.data.augment import Augmentation, SampleTransform
+from anynet_dist.data.augment import Augmentation, SampleTransform, TranslatePadding
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.beton_format import BetonError, read_table
 from anynet_dist.data.beton_writer import WriteOptions
@@ -124,11 +124,12 @@ def test_torch_keeps_its_number_of_threads(digits: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_the_compiled_pass_does_what_place_does(digits: Path) -> None:
+@pytest.mark.parametrize("padding", ["constant", "reflect"])
+def test_the_compiled_pass_does_what_place_does(digits: Path, padding: TranslatePadding) -> None:
     table = read_table(digits / "train.beton")
     from anynet_dist.data.samples import BetonSamples
 
-    everything = Augmentation(flip=True, translate=31, cutout=9)
+    everything = Augmentation(flip=True, translate=31, translate_padding=padding, cutout=9)
     transform = SampleTransform(resolution=32, augment=everything, fill=(10, 20, 30), seed=5)
     plan = EvalPlan(num_samples=len(table), batch_size=500)
     images = torch.cat([images for images, _ in loader(table.path, plan, transform)])
@@ -165,6 +166,48 @@ def test_a_process_that_ends_amid_an_epoch_ends_cleanly(digits: Path) -> None:
     for _ in range(3):
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert (result.returncode, "terminate" in result.stderr) == (7, False), result.stderr
+
+
+PARTIAL_EPOCHS = """
+import sys
+import threading
+import numpy as np
+import psutil
+import torch
+from anynet_dist.data.loaders import train_loader
+
+loader = train_loader(sys.argv[1], loader="ffcv", global_batch=50, seed=0, resolution=32, mean=(0, 0, 0),
+                      std=(1, 1, 1), device=torch.device("cpu"))
+
+def leave(epoch):
+    loader.set_epoch(epoch)
+    loader.set_resolution(32 if epoch % 2 else 24)
+    for number, (images, labels) in enumerate(loader):
+        if number == epoch % 3:
+            break
+
+def used():
+    process = psutil.Process()
+    return threading.active_count(), process.num_threads(), process.memory_info().rss / 2**20
+
+for epoch in range(50):
+    leave(epoch)
+before = used()
+for epoch in range(200):
+    leave(epoch)
+print(*before, *used())
+"""
+
+
+@pytest.mark.slow
+def test_partial_epochs_leave_threads_and_memory_as_they_were(digits: Path) -> None:
+    command = [sys.executable, "-c", PARTIAL_EPOCHS, str(digits / "train.beton")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr
+    python, native, memory, python_after, native_after, memory_after = map(float, result.stdout.split())
+    assert python_after == python == 1
+    assert native_after <= native
+    assert memory_after - memory < 8  # MiB; one leaked epoch's buffers alone are 2.3 MiB
 
 
 BARE = """

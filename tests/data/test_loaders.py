@@ -20,8 +20,13 @@ from anynet_dist.system.errors import UserError
 CPU = torch.device("cpu")
 BYTES: dict[str, Any] = {"mean": (0, 0, 0), "std": (1 / 255,) * 3, "device": CPU}
 """With these, what comes out are the bytes that went in."""
-NAMES = ["torch", *(["ffcv"] if importlib.util.find_spec("ffcv") else [])]
+PAIR = ["torch", *(["ffcv"] if importlib.util.find_spec("ffcv") else [])]
+NAMES = [*PAIR, "device"]
 CIFAR_STYLE = Augmentation(flip=True, translate=4, cutout=8)
+AIRBENCH_STYLE = Augmentation(flip=True, flip_mode="alternate", translate=2, translate_padding="reflect")
+TORCHVISION_STYLE = Augmentation(
+    flip=True, cutout=8, auto_augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), random_erasing=0.5
+)
 IMAGENET_STYLE = Augmentation(flip=True, random_resized_crop=True)
 
 Make = Callable[..., Loader]
@@ -175,11 +180,88 @@ def test_normalisation_is_exact(name: str, channels_last: bool, digits: Path, ev
     assert first.dtype == torch.float32
 
 
-@pytest.mark.skipif("ffcv" not in NAMES, reason="FFCV is not installed")
-def test_both_loaders_train_on_the_very_same_pixels(digits: Path, train: Make) -> None:
-    ffcv, torchs = (epoch(train(digits / "train.beton", name, augment=CIFAR_STYLE), 4) for name in NAMES)
-    assert torch.equal(ffcv[0], torchs[0])
-    assert torch.equal(ffcv[1], torchs[1])
+@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("style", [CIFAR_STYLE, AIRBENCH_STYLE])
+def test_all_loaders_train_on_the_very_same_pixels(
+    name: str, style: Augmentation, digits: Path, train: Make
+) -> None:
+    options = {"augment": style, "mean": (0.1, 0.2, 0.3), "repeats": 2}
+    first, second = (train(digits / "train.beton", choice, **options) for choice in ("torch", name))
+    for number in (0, 5):
+        for ours, theirs in zip(epoch(first, number), epoch(second, number), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeats_are_differently_augmented_copies_side_by_side(name: str, digits: Path, train: Make) -> None:
+    plain, labels = epoch(train(digits / "train.beton", name, repeats=3, global_batch=99), 1)
+    order = np.repeat(epoch_order(1437, 3, 1), 3)[: len(labels)]
+    assert len(labels) == 14 * 99
+    assert np.array_equal(labels.numpy(), open_dataset(digits / "train.beton").labels[order])
+    assert torch.equal(plain[0::3], plain[1::3])
+    moved, _ = epoch(train(digits / "train.beton", name, repeats=3, global_batch=99, augment=CIFAR_STYLE), 1)
+    same = (moved[0::3] == moved[1::3]).flatten(1).all(dim=1)
+    assert same.float().mean() < 0.05
+    shares = [
+        train(
+            digits / "train.beton", name, repeats=3, global_batch=98, augment=CIFAR_STYLE, rank=rank, world=2
+        )
+        for rank in range(2)
+    ]
+    ranks = torch.stack([epoch(share, 1)[0].view(-1, 49, 3, 32, 32) for share in shares], dim=1)
+    whole = train(digits / "train.beton", name, repeats=3, global_batch=98, augment=CIFAR_STYLE)
+    assert torch.equal(ranks.flatten(0, 2), epoch(whole, 1)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("max_resolution", [None, 40])
+def test_the_resolution_changes_without_a_new_loader(
+    name: str, max_resolution: int | None, digits: Path, train: Make
+) -> None:
+    options = {"augment": CIFAR_STYLE, "workers": 2}
+    loader = train(digits / "train.beton", name, resolution=24, max_resolution=max_resolution, **options)
+    first = epoch(loader, 0)[0]
+    for resolution in (40, 24, 32):
+        loader.set_resolution(resolution)
+        changed = epoch(loader, 0)[0]
+        fresh = epoch(train(digits / "train.beton", name, resolution=resolution, **options), 0)[0]
+        assert changed.shape[2:] == (resolution, resolution)
+        assert torch.equal(changed, fresh)
+    loader.set_resolution(24)
+    assert torch.equal(epoch(loader, 0)[0], first)
+    with pytest.raises(UserError, match="cutout of 8 pixels leaves nothing of an image of 8"):
+        loader.set_resolution(8)
+
+
+@pytest.mark.parametrize("style", [TORCHVISION_STYLE, Augmentation(auto_augment="trivialaugment")])
+def test_torchvisions_policies_depend_on_seed_epoch_and_sample_alone(
+    style: Augmentation, digits: Path, train: Make
+) -> None:
+    loaders = [
+        train(digits / "train.beton", name, workers=workers, augment=style, indices=np.arange(200))
+        for name, workers in (("torch", 1), ("torch", 2), ("device", 1))
+    ]
+    before = torch.get_rng_state()
+    first, *others = (epoch(loader, 1)[0] for loader in loaders)
+    for other in others:
+        assert torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    plain = train(digits / "train.beton", "torch", indices=np.arange(200), augment=Augmentation(flip=True))
+    assert (epoch(plain, 1)[0] != first).any(dim=(1, 2, 3)).float().mean() > 0.7
+    assert not torch.equal(epoch(loaders[0], 2)[0], first)
+
+
+@pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
+def test_what_ffcv_cannot_do_is_refused_or_left_to_torch(
+    digits: Path, train: Make, evaluate: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with pytest.raises(UserError, match=r"cannot do color_jitter, auto_augment, random_erasing: take loader"):
+        train(digits / "train.beton", "ffcv", augment=TORCHVISION_STYLE)
+    with pytest.raises(UserError, match="cannot do eval_resize: bilinear"):
+        evaluate(digits / "val.beton", "ffcv", eval_resize="bilinear")
+    train(digits / "train.beton", "auto", augment=TORCHVISION_STYLE)
+    assert any("loader: torch, for FFCV cannot do color_jitter" in message for message in caplog.messages)
 
 
 def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
@@ -188,7 +270,7 @@ def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
     return per_image.mean().item(), per_image.max().item()
 
 
-@pytest.mark.skipif("ffcv" not in NAMES, reason="FFCV is not installed")
+@pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 def test_photos_look_alike_in_both_loaders(
     mode: str, photo_betons: Path, train: Make, evaluate: Make
@@ -196,19 +278,48 @@ def test_photos_look_alike_in_both_loaders(
     """FFCV averages areas, torchvision interpolates with antialiasing: 3 of 255 levels apart on average at
     most."""
     path = photo_betons / f"{mode}.beton"
-    ffcv, torchs = (epoch(evaluate(path, name, resolution=64, crop_ratio=0.875)) for name in NAMES)
+    torchs, ffcv = (epoch(evaluate(path, name, resolution=64, crop_ratio=0.875)) for name in PAIR)
     mean, largest = difference(ffcv[0], torchs[0])
     assert mean < 3
     assert largest < 8
-    ffcv, torchs = (
-        epoch(train(path, name, resolution=64, global_batch=8, augment=IMAGENET_STYLE)) for name in NAMES
+    torchs, ffcv = (
+        epoch(train(path, name, resolution=64, global_batch=8, augment=IMAGENET_STYLE)) for name in PAIR
     )
     mean, largest = difference(ffcv[0], torchs[0])
     assert mean < 5
     assert torch.equal(ffcv[1], torchs[1])
 
 
-@pytest.mark.skipif("ffcv" not in NAMES, reason="FFCV is not installed")
+@pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
+@pytest.mark.parametrize("resolution", [64, 200])
+def test_with_area_resizing_both_loaders_evaluate_the_same_pixels(
+    resolution: int, photo_betons: Path, evaluate: Make
+) -> None:
+    """Rounding apart: one level in a few pixels of a hundred (OpenCV enlarges in fixed-point numbers)."""
+    path, options = photo_betons / "raw.beton", {"resolution": resolution, "crop_ratio": 0.875}
+    torchs, ffcv = (epoch(evaluate(path, name, eval_resize="area", **options))[0] for name in PAIR)
+    assert (ffcv - torchs).abs().max() <= 1
+    assert (ffcv != torchs).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("style", [None, IMAGENET_STYLE])
+def test_the_device_loader_resizes_as_torchvision_does(
+    style: Augmentation | None, digits: Path, train: Make, evaluate: Make
+) -> None:
+    for resolution in (20, 48):
+        options = {"resolution": resolution, "indices": np.arange(100)}
+        if style is None:
+            made = [
+                evaluate(digits / "train.beton", n, crop_ratio=0.875, **options) for n in ("torch", "device")
+            ]
+        else:
+            made = [train(digits / "train.beton", n, augment=style, **options) for n in ("torch", "device")]
+        first, second = (epoch(loader)[0] for loader in made)
+        assert (first - second).abs().max() <= 2
+        assert (first != second).float().mean() < 0.05
+
+
+@pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 def test_without_resizing_photos_are_the_same(photo_betons: Path, evaluate: Make) -> None:
     """A crop as large as the resolution needs no resizing: raw pixels are equal.
 
@@ -222,7 +333,7 @@ def test_without_resizing_photos_are_the_same(photo_betons: Path, evaluate: Make
     for mode, largest, mean in (("raw", 0, 0), ("jpg", 10, 1.5)):
         path = photo_betons / f"{mode}.beton"
         options = {"indices": index, "resolution": side, "crop_ratio": 1.0}
-        first, second = (epoch(evaluate(path, name, **options))[0] for name in NAMES)
+        first, second = (epoch(evaluate(path, name, **options))[0] for name in PAIR)
         assert (first - second).abs().max() <= largest
         assert (first - second).abs().mean() <= mean
 
@@ -239,7 +350,7 @@ def test_an_image_folder_gives_what_its_beton_file_gives(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("ffcv" not in NAMES, reason="FFCV is not installed")
+@pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 def test_real_imagenet_looks_alike_in_both_loaders(real_data: Path, tmp_path: Path, evaluate: Make) -> None:
     from anynet_dist.data.beton import build_beton
     from anynet_dist.data.beton_writer import WriteOptions
@@ -250,10 +361,14 @@ def test_real_imagenet_looks_alike_in_both_loaders(real_data: Path, tmp_path: Pa
     build_beton(source.val, tmp_path / "val.beton", classes=source.classes, options=options)
     choices: dict[str, Any] = {"resolution": 224, "crop_ratio": 224 / 256, "batch_size": 40}
     choices["indices"] = np.arange(0, 1000, 5)
-    ffcv, torchs = (epoch(evaluate(tmp_path / "val.beton", name, **choices)) for name in NAMES)
+    torchs, ffcv = (epoch(evaluate(tmp_path / "val.beton", name, **choices)) for name in PAIR)
     mean, largest = difference(ffcv[0], torchs[0])
     assert mean < 2
     assert largest < 10
+    area = epoch(evaluate(tmp_path / "val.beton", "torch", eval_resize="area", **choices))[0]
+    mean_of_areas, largest_of_areas = difference(ffcv[0], area)
+    assert mean_of_areas < 0.1
+    assert largest_of_areas < 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -295,6 +410,9 @@ def test_classes_are_numbered_as_in_training(photos: Path, photo_betons: Path) -
         ({"augment": IMAGENET_STYLE, "global_batch": 25}, "24 samples, fewer than one global batch of 25"),
         ({"augment": Augmentation(random_resized_crop=True, cutout=99)}, "cutout of 99 pixels"),
         ({"loader": "fcv"}, "did you mean 'ffcv'"),
+        ({"loader": "device"}, "images differ in size, but loader 'device'"),
+        ({"max_resolution": 31}, "max_resolution is 31, less than the 32 of now"),
+        ({"repeats": 0}, "repeats must be at least 1"),
         ({"indices": np.array([0, 24])}, "indices must lie between 0 and 23"),
     ],
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anynet_dist.data.order import EvalPlan, TrainPlan, epoch_order, split_indices
+from anynet_dist.data.order import EvalPlan, TrainPlan, epoch_order, sample_keys, split_indices
 from anynet_dist.system.errors import UserError
 
 
@@ -47,6 +47,17 @@ def test_training_resumes_by_index() -> None:
     whole = plan.positions(2)
     assert np.array_equal(plan.positions(2, first_batch=5), whole[5 * plan.batch_size :])
     assert len(plan.positions(2, first_batch=len(plan))) == 0
+
+
+def test_repeated_samples_lie_side_by_side_with_keys_of_their_own() -> None:
+    plan = TrainPlan(num_samples=100, global_batch=9, seed=0, repeats=3)
+    assert len(plan) == 11
+    indices = np.arange(500, 600)
+    keys = sample_keys(plan, indices, 1000, epoch=2, first_batch=0)
+    order = epoch_order(100, 0, 2)[:33] + 500
+    assert np.array_equal(keys % 1000, np.repeat(order, 3))
+    assert np.array_equal(keys // 1000, np.tile([0, 1, 2], 33))
+    assert np.array_equal(sample_keys(plan, indices, 1000, epoch=2, first_batch=10), keys[90:])
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 7, 100, 1003])

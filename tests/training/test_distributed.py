@@ -66,3 +66,13 @@ def test_an_error_is_told_once_and_ends_all_processes(blobs_config: Path, launch
     assert result.returncode != 0
     assert result.stderr.count("anynet: error: train.global_batch: 25 images cannot be shared evenly") == 1
     assert "File " not in result.stderr.split("anynet: error")[1].splitlines()[0]
+
+
+def test_a_compiled_network_trains_in_two_processes_and_is_saved_under_its_own_names(
+    blobs_config: Path, tmp_path: Path, launch: Launch
+) -> None:
+    options = ("--train.compile", "true", "--train.epochs", "1", "--ema.decay", "0.9")
+    launch("train", blobs_config, *options, processes=2)
+    raw, average = (load_model(tmp_path / "run" / "checkpoints" / "last", name) for name in ("raw", "ema"))
+    assert raw.state_dict().keys() == average.state_dict().keys()
+    assert not torch.equal(raw.get_parameter("head.fc.weight"), average.get_parameter("head.fc.weight"))

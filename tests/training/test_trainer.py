@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -179,3 +180,23 @@ def test_without_validation_in_each_epoch_the_last_network_is_tested(
     assert fit(blobs_config, *option)["epoch"] == 2
     evaluated = [r["epoch"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if "val/top1" in r]
     assert evaluated == ([] if option[0] == "--data.val_fraction" else [2])
+
+
+@pytest.mark.parametrize("loader", ["torch", "device"])
+def test_images_grow_from_epoch_to_epoch_without_a_new_loader(
+    blobs_config: Path, tmp_path: Path, loader: Literal["torch", "device"]
+) -> None:
+    options = ("--data.loader", loader, "--data.start_res", "8", "--data.res_ramp", "0", "2")
+    trainer = Trainer(load_config(blobs_config, [*options, "--train.epochs", "3"]).config)
+    sides = []
+    trainer.network.register_forward_pre_hook(
+        lambda network, images: sides.append(images[0].shape[-1]) if network.training else None
+    )
+    trainer.fit()
+    assert sides == [8] * 3 + [12] * 3 + [16] * 3
+
+
+def test_recipes_of_torchvision_and_repeats_reach_the_loader(blobs_config: Path, tmp_path: Path) -> None:
+    options = ("--data.augment.auto_augment", "trivialaugment", "--data.augment.random_erasing", "0.1")
+    more = ("--data.augment.color_jitter", "0.1", "0.1", "0.1", "0", "--data.augment.repeats", "2")
+    assert fit(blobs_config, *options, *more)["test/loss"] > 0
