@@ -102,10 +102,10 @@ def bench_loaders(setting: Setting) -> list[Result]:
             BASELINE: lambda: _image_folder(root, setting, workers),
             "torch (ours), JPEG files": lambda: _ours(folder, "torch", setting, workers, style),
         }
-        ffcvs = {
-            f"FFCV, {name}": partial(_ours, data, "ffcv", setting, workers, style)
-            for name, data in (_betons(folder, setting, stack) if ffcv_installed() else {}).items()
-        }
+        ffcvs: dict[str, Callable[[], Any]] = {}
+        for name, data in (_betons(folder, setting, stack) if ffcv_installed() else {}).items():
+            ffcvs[f"FFCV, {name}"] = partial(_ours, data, "ffcv", setting, workers, style)
+            ffcvs[f"bare FFCV, {name}"] = partial(_bare, data, setting, workers)
         return _compare(torchs, ffcvs, setting.repeats, stack)
 
 
@@ -126,9 +126,11 @@ def bench_small(setting: Setting) -> list[Result]:
             SMALL_BASELINE: lambda: _small_pil(samples, setting, workers),
             "torch (ours), raw": lambda: _ours(data, "torch", setting, workers, style),
         }
-        others = {"device": lambda: _ours(data, "device", setting, workers, style)}
+        others: dict[str, Callable[[], Any]] = {}
+        others["device"] = lambda: _ours(data, "device", setting, workers, style)
         if ffcv_installed():
             others["FFCV, raw"] = lambda: _ours(data, "ffcv", setting, workers, style)
+            others["bare FFCV, raw"] = lambda: _bare(data, setting, workers, shift=SMALL_SHIFT)
         return _compare(torchs, others, setting.repeats, stack)
 
 
@@ -199,6 +201,21 @@ def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int, styl
         std=STD,
         device=torch.device("cpu"),
         workers=workers,
+    )
+
+
+def _bare(data: DataInfo, setting: Setting, workers: int, shift: int = 0) -> Iterable[Any]:
+    """FFCV without our wrapper."""
+    from anynet_dist.data.bare_ffcv import BareFFCV
+
+    return BareFFCV(
+        data.path,
+        batch_size=setting.batch_size,
+        workers=workers,
+        mean=MEAN,
+        std=STD,
+        resolution=None if shift else setting.resolution,
+        shift=shift,
     )
 
 

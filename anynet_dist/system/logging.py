@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from rich.console import Console
@@ -36,11 +37,23 @@ def setup_logging(quiet: bool = False) -> None:
     logging.captureWarnings(True)
 
 
-def log_to_file(path: Path) -> None:
-    """Copy rank 0's log to `path`, appending, each line with its time."""
+def hold_log() -> MemoryHandler:
+    """Keep what is logged from here on in memory, for a file that cannot be written yet."""
+    handler = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    logging.getLogger("anynet_dist").addHandler(handler)
+    return handler
+
+
+def log_to_file(path: Path, held: MemoryHandler) -> None:
+    """Append what was held, and all that is logged from here on, to `path`, each line with its time."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    logging.getLogger("anynet_dist").addHandler(handler)
+    logger = logging.getLogger("anynet_dist")
+    logger.removeHandler(held)
+    held.setTarget(handler)
+    held.flush()
+    held.close()
+    logger.addHandler(handler)
 
 
 class _LevelFormatter(logging.Formatter):

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
@@ -64,9 +63,7 @@ def choose_precision(config: Config) -> tuple[str, str]:
     return "fp32", f"this {device} has no bf16 arithmetic"
 
 
-def build_accelerator(
-    config: Config, precision: str, accumulation: int, trackers: list[GeneralTracker]
-) -> Accelerator:
+def build_accelerator(config: Config, precision: str, accumulation: int) -> Accelerator:
     """The Accelerator of a run, for however many processes the launcher started.
 
     Our loaders always hold whole global batches, so gradients are synchronised by count alone and nothing
@@ -84,7 +81,6 @@ def build_accelerator(
             num_steps=accumulation, sync_with_dataloader=False
         ),
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
-        log_with=trackers or None,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=30)),

@@ -26,7 +26,7 @@ def evaluate_run(path: str, split: str, weights: str = "auto", overrides: Sequen
     if splits[split].info.classes != description.classes:
         raise UserError(f"{splits[split].path} has other classes than the network was trained on")
     precision, _ = devices.choose_precision(config)
-    accelerator = devices.build_accelerator(config, precision, accumulation=1, trackers=[])
+    accelerator = devices.build_accelerator(config, precision, accumulation=1)
     shape = (config.eval.batch_size, 3, description.resolution, description.resolution)
     memory_format, _ = devices.choose_memory_format(config.train.memory_format, network, accelerator, shape)
     network.to(accelerator.device).to(memory_format=memory_format)

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +27,14 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
+def check_trackers(config: Config) -> None:
+    """Raise UserError where a tracker that the config asks for is not installed."""
+    if config.tracking.wandb != "off":
+        _require("wandb", "tracking.wandb")
+    if config.tracking.tensorboard:
+        _require("tensorboard", "tracking.tensorboard")
+
+
 def build_trackers(config: Config, folder: RunFolder) -> list[GeneralTracker]:
     """accelerate's trackers for what the config asks for; they start when the run does."""
     trackers: list[GeneralTracker] = []
@@ -34,7 +43,6 @@ def build_trackers(config: Config, folder: RunFolder) -> list[GeneralTracker]:
     if config.tracking.tensorboard:
         from accelerate.tracking import TensorBoardTracker
 
-        _require("tensorboard", "tracking.tensorboard")
         trackers.append(TensorBoardTracker("tensorboard", folder.path))
     return trackers
 
@@ -42,7 +50,6 @@ def build_trackers(config: Config, folder: RunFolder) -> list[GeneralTracker]:
 def _wandb_tracker(config: Config, folder: RunFolder) -> GeneralTracker:
     from accelerate.tracking import WandBTracker
 
-    _require("wandb", "tracking.wandb")
     # wandb keeps offline records in memory for 15 s unless told otherwise: a killed run would lose them.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
     return WandBTracker(
@@ -59,12 +66,10 @@ def _wandb_tracker(config: Config, folder: RunFolder) -> GeneralTracker:
 
 
 def _require(package: str, option: str) -> None:
-    try:
-        __import__(package)
-    except ImportError:
+    if find_spec(package) is None:
         raise UserError(
             f"{option} needs {package}, which is not installed: pip install 'anynet-dist[{package}]'"
-        ) from None
+        )
 
 
 def _wandb_id(folder: RunFolder) -> str:
@@ -78,13 +83,14 @@ def _wandb_id(folder: RunFolder) -> str:
 class RunLog:
     """Appends records to metrics.jsonl and hands them to the trackers; silent on every rank but 0."""
 
-    def __init__(self, file: Path, accelerator: Accelerator, resume_step: int) -> None:
+    def __init__(self, folder: RunFolder, accelerator: Accelerator, config: Config, resume_step: int) -> None:
         self.accelerator = accelerator
         self.broken: set[str] = set()
         self.stream: TextIO | None = None
         if accelerator.is_main_process:
-            drop_records_after(file, resume_step)
-            self.stream = file.open("a", encoding="utf-8")
+            drop_records_after(folder.metrics, resume_step)
+            self.stream = folder.metrics.open("a", encoding="utf-8")
+            accelerator.log_with = build_trackers(config, folder)
         accelerator.init_trackers("anynet")
         if accelerator.is_main_process:
             for tracker in accelerator.trackers:

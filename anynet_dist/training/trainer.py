@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from logging.handlers import MemoryHandler
 
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_json, write_text
-from anynet_dist.system.logging import log_to_file
+from anynet_dist.system.logging import hold_log, log_to_file
 from anynet_dist.training import build, devices
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.batches import plan_batches
@@ -37,7 +38,7 @@ from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
 from anynet_dist.training.schedules import build_schedule, set_learning_rate
 from anynet_dist.training.throughput import Throughput
-from anynet_dist.training.tracking import Record, RunLog, build_trackers, log_graph
+from anynet_dist.training.tracking import Record, RunLog, check_trackers, log_graph
 from anynet_dist.training.weights import save_network, write_description
 
 logger = logging.getLogger(__name__)
@@ -52,28 +53,20 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         build.check_network(config)
+        check_trackers(config)
         self.folder = folder_of(config)
         check_folder(self.folder, config)
         self.splits = build.open_splits(config)
         self.config = build.resolve(config, self.splits["train"].info)
         self.description = build.describe_network(self.config, self.splits)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
-        self._prepare_folder()
+        find_checkpoint(config.run.resume, self.checkpoints)
+        early_log = hold_log()
         self._start_accelerator()
         self._build_network()
         self._build_loaders()
+        self._prepare_folder(early_log)
         self._resume()
-
-    def _prepare_folder(self) -> None:
-        """Rank 0 makes the folder ready; the others use it only once the process group has met."""
-        if not distributed.is_main():
-            return
-        if find_checkpoint(self.config.run.resume, self.checkpoints) is None:
-            clear_folder(self.folder)
-        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        log_to_file(self.folder.console)
-        write_text(self.folder.config, dump_config(self.config))
-        write_description(self.folder.description, self.description)
 
     def _start_accelerator(self) -> None:
         config = self.config
@@ -81,15 +74,12 @@ class Trainer:
         self.plan = plan_batches(
             config.train.global_batch, distributed.world_size(), config.train.max_device_batch
         )
-        trackers = build_trackers(config, self.folder) if distributed.is_main() else []
-        self.accelerator = devices.build_accelerator(config, precision, self.plan.accumulation, trackers)
+        self.accelerator = devices.build_accelerator(config, precision, self.plan.accumulation)
+        self.precision = precision
         set_seed(config.run.seed)
         logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
         logger.info("precision %s: %s", precision, reason)
         logger.info("batch: %s", self.plan)
-        if self.accelerator.is_main_process:
-            report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
-            write_json(self.folder.environment, {**report, "precision": precision})
 
     def _build_network(self) -> None:
         config, accelerator = self.config, self.accelerator
@@ -134,6 +124,19 @@ class Trainer:
             self.total_steps = min(self.total_steps, config.train.max_steps)
         self.schedule = build_schedule(config.schedule, self.steps_per_epoch, self.total_steps)
 
+    def _prepare_folder(self, early_log: MemoryHandler) -> None:
+        """Make the folder ready, on rank 0. An earlier run is removed only now that all else has worked."""
+        if self.accelerator.is_main_process:
+            if find_checkpoint(self.config.run.resume, self.checkpoints) is None:
+                clear_folder(self.folder)
+            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            log_to_file(self.folder.console, early_log)
+            write_text(self.folder.config, dump_config(self.config))
+            write_description(self.folder.description, self.description)
+            report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
+            write_json(self.folder.environment, {**report, "precision": self.precision})
+        self.accelerator.wait_for_everyone()
+
     def _resume(self) -> None:
         self.progress = Progress()
         checkpoint = find_checkpoint(self.config.run.resume, self.checkpoints)
@@ -146,7 +149,7 @@ class Trainer:
             logger.info("no checkpoint to resume from in %s: starting afresh", self.checkpoints.folder)
         self.scores = RunningScores(self.accelerator.device)
         self.throughput = Throughput()
-        self.log = RunLog(self.folder.metrics, self.accelerator, self.progress.step)
+        self.log = RunLog(self.folder, self.accelerator, self.config, self.progress.step)
         if self.progress.step == 0:
             log_graph(self.accelerator, self.network, dump_config(self.config), self.description.resolution)
 

@@ -93,6 +93,15 @@ def test_a_finished_run_is_not_overwritten_unless_told(blobs_config: Path, tmp_p
     assert read_progress(tmp_path / "run" / "checkpoints" / "last").epoch == 1
 
 
+def test_a_run_is_not_removed_for_one_that_cannot_start(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config, "--train.epochs", "1")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    for impossible in (("--train.global_batch", "96"), ("--model.freeze", "stage9")):
+        with pytest.raises(UserError):
+            fit(blobs_config, "--run.overwrite", "true", *impossible)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
 def test_max_steps_ends_the_run_and_the_schedule(blobs_config: Path, tmp_path: Path) -> None:
     fit(blobs_config, "--train.max_steps", "4")
     progress = read_progress(tmp_path / "run" / "checkpoints" / "last")
