@@ -61,6 +61,7 @@ def make_imagenet(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     for name in ("configs", "launch"):

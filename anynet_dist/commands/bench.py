@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=5, help="timed epochs of each loader (default: %(default)s)"
     )
     loader.add_argument("--workers", type=int, help="threads or processes (default: all usable cores)")
+    loader.add_argument("--bare", action="store_true", help="measure FFCV without our wrapper too")
     loader.add_argument(
         "--max-resolution",
         type=int,
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch or (512 if small else 64),
         repeats=args.repeats,
         workers=args.workers,
+        bare=args.bare,
         max_resolution=args.max_resolution,
     )
     results = bench_small(setting) if small else bench_loaders(setting)

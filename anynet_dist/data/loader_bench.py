@@ -62,6 +62,8 @@ class Setting:
     batch_size: int = 64
     repeats: int = 5
     workers: int | None = None
+    bare: bool = False
+    """Measure FFCV without our wrapper too; it compiles its pipelines for seconds first."""
     max_resolution: int = 500
     """Longer side of the images in .beton files written here."""
 
@@ -105,7 +107,8 @@ def bench_loaders(setting: Setting) -> list[Result]:
         ffcvs: dict[str, Callable[[], Any]] = {}
         for name, data in (_betons(folder, setting, stack) if ffcv_installed() else {}).items():
             ffcvs[f"FFCV, {name}"] = partial(_ours, data, "ffcv", setting, workers, style)
-            ffcvs[f"bare FFCV, {name}"] = partial(_bare, data, setting, workers)
+            if setting.bare:
+                ffcvs[f"bare FFCV, {name}"] = partial(_bare, data, setting, workers)
         return _compare(torchs, ffcvs, setting.repeats, stack)
 
 
@@ -130,7 +133,8 @@ def bench_small(setting: Setting) -> list[Result]:
         others["device"] = lambda: _ours(data, "device", setting, workers, style)
         if ffcv_installed():
             others["FFCV, raw"] = lambda: _ours(data, "ffcv", setting, workers, style)
-            others["bare FFCV, raw"] = lambda: _bare(data, setting, workers, shift=SMALL_SHIFT)
+            if setting.bare:
+                others["bare FFCV, raw"] = lambda: _bare(data, setting, workers, shift=SMALL_SHIFT)
         return _compare(torchs, others, setting.repeats, stack)
 
 
