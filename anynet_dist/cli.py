@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from anynet_dist import commands
-from anynet_dist.system.errors import UserError, nearest_name, unknown_name
+from anynet_dist.system import distributed
+from anynet_dist.system.errors import StoppedEarly, UserError, nearest_name, unknown_name
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -66,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _print_error(error)
         return 2
+    except StoppedEarly as stopped:
+        if distributed.is_main():
+            print(stopped)  # noqa: T201
+        return stopped.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does

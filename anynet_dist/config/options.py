@@ -161,7 +161,7 @@ def _bare(kind: Any) -> Any:
 def _in_words(kind: Any, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _in_words(arguments[0], many) + _bounds(arguments[1])
+        return arguments[1].description or _in_words(arguments[0], many) + _bounds(arguments[1])
     if origin is list:
         return f"a list of {_in_words(arguments[0], many=True)}"
     if origin is tuple:

@@ -14,6 +14,20 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Interval = Annotated[
+    str,
+    Field(
+        pattern=r"^[1-9][0-9]*( (steps?|minutes?|epochs?))?$",
+        description="an interval such as '500 steps', '10 minutes' or '2 epochs'",
+    ),
+]
+Duration = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9]+-)?[0-9]{1,3}:[0-5][0-9]:[0-5][0-9]$",
+        description="a time as HH:MM:SS or D-HH:MM:SS",
+    ),
+]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
@@ -37,6 +51,17 @@ class RunConfig:
     """Start afresh in a run folder that already holds a run, removing what is in it."""
     cpu: bool = False
     """Stay on the CPU even where a GPU is."""
+    max_time: Duration | None = None
+    """Save and stop, to be resumed, after this wall-clock time, HH:MM:SS or D-HH:MM:SS. A SLURM job's own
+    time limit is kept in any case."""
+    stop_margin: NonNegative = 60.0
+    """Seconds before that end, or the job's, at which the run saves and stops."""
+    stop_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP"] = "SIGUSR1"
+    """A signal that lets the run save and stop, to be resumed; SIGTERM and Ctrl-C do so too."""
+    timeout: Positive = 30.0
+    """Minutes that a process waits for the others before the run ends with an error."""
+    allow_config_change: bool = False
+    """Resume though options have changed that change the result; short: --allow-config-change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +119,10 @@ class AugmentConfig:
     """Side in pixels of a square painted with the mean colour."""
     random_resized_crop: bool = False
     """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
+    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    """Area of that rectangle as a share of the image, smallest and largest."""
+    crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
+    """Aspect ratio of that rectangle, smallest and largest."""
     color_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
     """How far brightness, contrast, saturation and hue may change; not with the ffcv loader."""
     auto_augment: Literal["trivialaugment", "randaugment"] | None = None
@@ -110,10 +139,6 @@ class AugmentConfig:
     """Alpha of mixup, 0 for none; with cutmix too, each batch takes one of them at random."""
     cutmix: NonNegative = 0.0
     """Alpha of CutMix, 0 for none."""
-    crop_scale: tuple[Share, Share] = (0.08, 1.0)
-    """Area of that rectangle as a share of the image, smallest and largest."""
-    crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
-    """Aspect ratio of that rectangle, smallest and largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +203,9 @@ class TrainConfig:
     """Compile the model with torch.compile; the first steps are slow, the rest faster."""
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
+    max_bad_steps: NonNegativeInt = 3
+    """Steps in a row whose loss or gradients are not finite after which the run ends; the weights leave such
+    steps out."""
     log_every: Count = 50
     """Optimizer steps between two training records."""
 
@@ -255,10 +283,17 @@ class EvalConfig:
 class CheckpointConfig:
     """Checkpoints in the run folder."""
 
-    every: Count = 1
-    """Epochs between two checkpoints; the last epoch always has one."""
-    keep: Count = 2
-    """Keep the newest this many, beside the best and the last."""
+    every: Interval | Count = "1 epoch"
+    """Between two checkpoints: `500 steps`, `10 minutes` or `2 epochs`; a bare number counts epochs. The end
+    of the run always has one, and so has each epoch that is the best so far."""
+    keep_last: Count = 2
+    """Keep this many of the newest."""
+    keep_best: Count = 1
+    """Keep this many of those with the best validation accuracy."""
+    keep_every: Count | None = None
+    """Keep those for good whose number of steps is a multiple of this."""
+    on_error: Literal["stop", "continue"] = "stop"
+    """What to do when a checkpoint cannot be written, say because the disk is full: the earlier ones stay."""
 
 
 @dataclass(frozen=True, kw_only=True)

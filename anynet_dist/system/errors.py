@@ -22,3 +22,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     nearest = nearest_name(name, known)
     hint = f"; did you mean '{nearest}'?" if nearest else ""
     return UserError(f"unknown {kind} '{name}'{hint} (allowed: {', '.join(known)})")
+
+
+class StoppedEarly(Exception):  # noqa: N818 - not an error
+    """The run saved its state and stopped, as it was asked to: the exit code is 75, "try again"."""
+
+    exit_code = 75

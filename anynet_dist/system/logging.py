@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -37,11 +39,17 @@ def setup_logging(quiet: bool = False) -> None:
     logging.captureWarnings(True)
 
 
-def hold_log() -> MemoryHandler:
-    """Keep what is logged from here on in memory, for a file that cannot be written yet."""
+@contextmanager
+def held_log() -> Iterator[MemoryHandler]:
+    """Keep what is logged during the block in memory, for a file that cannot be written yet."""
     handler = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    logging.getLogger("anynet_dist").addHandler(handler)
-    return handler
+    logger = logging.getLogger("anynet_dist")
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def log_to_file(path: Path, held: MemoryHandler) -> None:
@@ -52,7 +60,6 @@ def log_to_file(path: Path, held: MemoryHandler) -> None:
     logger.removeHandler(held)
     held.setTarget(handler)
     held.flush()
-    held.close()
     logger.addHandler(handler)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +34,30 @@ def average_batch_norm(network: nn.Module) -> None:
     flat /= dist.get_world_size()
     for buffer, averaged in zip(statistics, flat.split([b.numel() for b in statistics]), strict=True):
         buffer.copy_(averaged.view_as(buffer))
+
+
+@contextmanager
+def averaged_batch_norm(networks: Sequence[nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    """Average the statistics over all ranks for the block only, and yield this rank's own.
+
+    They are named by the network's number and their name in it; there are none where there is one rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        yield {}
+        return
+    own = {
+        f"{number}.{name}": buffer
+        for number, network in enumerate(networks)
+        for name, buffer in network.named_buffers()
+    }
+    kept = {name: buffer.clone() for name, buffer in own.items()}
+    for network in networks:
+        average_batch_norm(network)
+    try:
+        yield kept
+    finally:
+        for name, buffer in own.items():
+            buffer.copy_(kept[name])
 
 
 @torch.no_grad()

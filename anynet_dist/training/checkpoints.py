@@ -1,4 +1,4 @@
-"""Checkpoints: whole folders, written under a temporary name and renamed when complete."""
+"""Checkpoints: whole folders with checksums, written under a temporary name and renamed when complete."""
 
 from __future__ import annotations
 
@@ -6,181 +6,163 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from accelerate import Accelerator
-from safetensors.torch import load_model
-from torch import nn
-
+from anynet_dist.config.schema import CheckpointConfig
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import flush, write_json
-from anynet_dist.training.ema import WeightAverage
-from anynet_dist.training.weights import write_tensors
+from anynet_dist.system.files import flush, sha256_of, write_json
+from anynet_dist.training.progress import PROGRESS, read_progress
 
 logger = logging.getLogger(__name__)
 
-NETWORK, AVERAGE, PROGRESS = "model.safetensors", "ema.safetensors", "progress.json"
+MANIFEST = "manifest.json"
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """How far a run has come: what a checkpoint needs beside weights, optimizer and random states."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    step_in_epoch: int = 0
-    """Global batches of the current epoch already used."""
-    step: int = 0
-    """Global batches used in all: the x-axis of every curve."""
-    skipped: int = 0
-    """Of those, the ones whose update the gradient scaler skipped."""
-    best: float | None = None
-    """Best validation top-1 so far, as a share of 1."""
-    best_epoch: int | None = None
-    """Epochs completed when it was reached."""
-    average_updates: int = 0
-    """Updates of the moving average."""
-
-    @property
-    def updates(self) -> int:
-        """Optimizer updates done: what the learning rate follows."""
-        return self.step - self.skipped
+class _Entry(NamedTuple):
+    step: int
+    path: Path
+    score: float | None
 
 
 class Checkpoints:
-    """The checkpoint folders of a run, and the links `last` and `best` among them."""
+    """The checkpoint folders of a run, and the links `last` and `best` among them for people to use."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         self.folder = folder
-        self.keep = keep
+        self.config = config
 
     def last(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return self._resolve("last")
+        """The newest good checkpoint. Those that are damaged are named in the log and passed over."""
+        return next((path for _, path, _ in reversed(self._entries()) if _is_good(path)), None)
 
     def best(self) -> Path | None:
-        """The checkpoint with the best validation accuracy."""
-        return self._resolve("best")
+        """The good checkpoint with the best validation accuracy, the earliest where several have it."""
+        return next((path for _, path, _ in self._ranked() if _is_good(path)), None)
 
-    def _resolve(self, link: str) -> Path | None:
-        path = self.folder / link
-        return path.resolve() if (path / PROGRESS).exists() else None
+    def _entries(self) -> list[_Entry]:
+        """All checkpoints, oldest first."""
+        entries = []
+        for path in self.folder.glob("step_*"):
+            try:
+                entries.append(_Entry(int(path.name.removeprefix("step_")), path, read_progress(path).score))
+            except (UserError, ValueError, TypeError) as error:
+                logger.warning("checkpoint %s is damaged and passed over: %s", path, error)
+        return sorted(entries)
 
-    def save(
-        self,
-        accelerator: Accelerator,
-        network: nn.Module,
-        average: WeightAverage | None,
-        progress: Progress,
-        is_best: bool,
-    ) -> Path:
-        """Write a checkpoint; called on every rank. A killed process leaves the earlier ones as they were."""
-        target = self.folder / f"step_{progress.step:08d}"
-        partial = self.folder / f".{target.name}.partial"
-        if accelerator.is_main_process:
-            for abandoned in self.folder.glob(".step_*.partial"):
-                shutil.rmtree(abandoned)
-            partial.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
-        if accelerator.is_main_process:
-            write_tensors(partial / NETWORK, network)
-            if average:
-                write_tensors(partial / AVERAGE, average.module)
-            write_json(partial / PROGRESS, asdict(progress))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self._publish(partial, target, is_best)
-        accelerator.wait_for_everyone()
+    def _ranked(self) -> list[_Entry]:
+        """Those that were evaluated, best first."""
+        scored = [entry for entry in self._entries() if entry.score is not None]
+        return sorted(scored, key=lambda entry: (-(entry.score or 0.0), entry.step))
+
+    def begin(self, step: int) -> Path:
+        """Make the temporary folder of a new checkpoint, and remove those that were abandoned."""
+        partial = self.partial(step)
+        for abandoned in self.folder.glob(".step_*.partial"):
+            shutil.rmtree(abandoned)
+        partial.mkdir(parents=True)
+        return partial
+
+    def partial(self, step: int) -> Path:
+        """The temporary folder of a new checkpoint."""
+        return self.folder / f".step_{step:08d}.partial"
+
+    def publish(self, partial: Path) -> Path:
+        """Complete a checkpoint: checksums, to the disk, its own name, the links; then prune the old ones."""
+        write_manifest(partial)
+        for file in (*partial.rglob("*"), partial):
+            flush(file)
+        target = self.folder / partial.name.removeprefix(".").removesuffix(".partial")
+        if target.exists():  # a damaged one, or one of the same step from before an earlier checkpoint
+            aside = target.with_name(f".{target.name}.old.partial")
+            target.rename(aside)
+            partial.rename(target)
+            shutil.rmtree(aside)
+        else:
+            partial.rename(target)
+        flush(self.folder)
+        self._link("last", target)
+        ranked = self._ranked()
+        if ranked:
+            self._link("best", ranked[0].path)
+        self._prune()
         return target
 
-    def _publish(self, partial: Path, target: Path, is_best: bool) -> None:
-        for file in partial.iterdir():
-            flush(file)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-        for link in ("last", "best") if is_best else ("last",):
-            temporary = self.folder / f".{link}.partial"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(target.name)
-            os.replace(temporary, self.folder / link)
-        self._prune()
+    def _link(self, name: str, target: Path) -> None:
+        temporary = self.folder / f".{name}.partial"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        os.replace(temporary, self.folder / name)
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep`, the last and the best."""
-        protected = {self.last(), self.best()}
-        complete = sorted(self.folder.glob("step_*"))
-        for old in complete[: -self.keep]:
-            if old.resolve() not in protected:
-                shutil.rmtree(old)
+        """Remove the checkpoints that no rule keeps."""
+        config, entries = self.config, self._entries()
+        kept = {entry.path for entry in entries[-config.keep_last :]}
+        kept |= {entry.path for entry in self._ranked()[: config.keep_best]}
+        if config.keep_every:
+            kept |= {entry.path for entry in entries if entry.step % config.keep_every == 0}
+        for entry in entries:
+            if entry.path not in kept:
+                shutil.rmtree(entry.path)
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename the checkpoints beyond `step`, damaged ones too, where a run goes on from an earlier one."""
+        for path in self.folder.glob("step_*"):
+            if int(path.name.removeprefix("step_")) > step:
+                aside = path.with_name(f"replaced_{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                logger.warning("the run goes on from step %d: %s is now %s", step, path.name, aside)
 
 
-def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
-    """Make accelerate leave the weights to us, on saving and on loading.
-
-    It would save them under the names that the distributed wrapper gives them, so that a checkpoint of
-    two processes would not load in one.
-    """
-
-    def drop_weights(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
-        weights.clear()
-
-    def load_ours(models: list[nn.Module], folder: str) -> None:
-        models.clear()
-        load_model(network, str(Path(folder) / NETWORK))
-
-    accelerator.register_save_state_pre_hook(drop_weights)
-    accelerator.register_load_state_pre_hook(load_ours)
+def write_manifest(folder: Path) -> None:
+    """Write size and SHA-256 of each file of the folder."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    facts = {
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in files
+    }
+    write_json(folder / MANIFEST, facts)
 
 
-def restore(path: Path, accelerator: Accelerator, average: WeightAverage | None) -> Progress:
-    """Load everything a checkpoint holds and return the progress it was saved at; called on every rank."""
-    progress = read_progress(path)
-    if not (path / f"random_states_{accelerator.process_index}.pkl").exists():
-        logger.warning(
-            "%s has no random state for rank %d: it starts a new one", path, accelerator.process_index
-        )
-    accelerator.load_state(str(path))
-    # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
-    accelerator.step = 0
-    if average:
-        average.updates = progress.average_updates
-        _load_average(path, average)
-    return progress
-
-
-def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:
-    """Load only the weights of a checkpoint, and those of the moving average."""
-    load_model(network, str(path / NETWORK))
-    if average:
-        _load_average(path, average)
-
-
-def _load_average(path: Path, average: WeightAverage) -> None:
-    if not (path / AVERAGE).exists():
-        logger.warning("%s has no moving average: it starts afresh from the weights", path)
-    load_model(average.module, str(path / (AVERAGE if (path / AVERAGE).exists() else NETWORK)))
-
-
-def read_progress(path: Path) -> Progress:
-    """The progress a checkpoint was saved at. Raises UserError where `path` is no checkpoint of ours."""
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None where all is well."""
     try:
-        return Progress(**json.loads((path / PROGRESS).read_text()))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, facts in manifest.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != facts["size"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {facts['size']}"
+            if sha256_of(file) != facts["sha256"]:
+                return f"{name} has changed since it was written"
     except FileNotFoundError:
-        raise UserError(f"{path} is not a checkpoint: it has no {PROGRESS}") from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path / PROGRESS} is damaged: {error}") from None
+        return f"it has no {MANIFEST}"
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    return None if PROGRESS in manifest else f"it has no {PROGRESS}"
+
+
+def _is_good(path: Path) -> bool:
+    damage = find_damage(path)
+    if damage:
+        logger.warning("checkpoint %s is damaged and passed over: %s", path, damage)
+    return damage is None
 
 
 def find_checkpoint(resume: str, checkpoints: Checkpoints) -> Path | None:
-    """The checkpoint that run.resume names: None for `never`, or where `auto` finds none yet."""
+    """The checkpoint that run.resume names: None for `never`, or where `auto` finds none yet.
+
+    Raises UserError where a path is no good checkpoint.
+    """
     if resume == "never":
         return None
     if resume == "auto":
         return checkpoints.last()
-    path = Path(resume)
+    path = Path(resume).resolve()
     read_progress(path)
-    return path.resolve()
+    damage = find_damage(path)
+    if damage:
+        raise UserError(f"checkpoint {resume} is damaged: {damage}")
+    return path

@@ -83,7 +83,7 @@ def build_accelerator(config: Config, precision: str, accumulation: int) -> Acce
         dynamo_plugin=TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout)),
         ],
     )
 

@@ -52,9 +52,18 @@ class RunningScores:
         count = torch.full((), len(labels), device=labels.device)
         self.sums += torch.stack([loss_sum.detach(), hits[:, 0].sum(), hits.sum(), count]).to(self.sums.dtype)
 
+    def total(self, accelerator: Accelerator) -> list[float]:
+        """The sums of all ranks so far, for a checkpoint. Waits for the device and for all ranks."""
+        return list(accelerator.reduce(self.sums.clone(), reduction="sum").tolist())
+
+    def restore(self, sums: list[float], accelerator: Accelerator) -> None:
+        """Go on from what `total` gave; rank 0 keeps it for all."""
+        if sums and accelerator.is_main_process:
+            self.sums += torch.tensor(sums, device=self.sums.device, dtype=self.sums.dtype)
+
     def reduce(self, accelerator: Accelerator) -> Scores:
         """Scores over the samples of all ranks, and a fresh start. Waits for the device and for all ranks."""
-        loss, top1, top5, count = accelerator.reduce(self.sums, reduction="sum").tolist()
+        loss, top1, top5, count = self.total(accelerator)
         self.sums = torch.zeros_like(self.sums)
         return Scores(loss / max(count, 1), top1 / max(count, 1), top5 / max(count, 1), int(count))
 

@@ -51,9 +51,24 @@ class RunFolder:
         """The trained network; a run that has it has finished."""
         return self.path / "model.safetensors"
 
+    @property
+    def status(self) -> Path:
+        """Where the run stands."""
+        return self.path / "status.json"
+
+    @property
+    def resume_me(self) -> Path:
+        """There while a run that stopped early waits to be resumed."""
+        return self.path / "resume_me"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that uses the folder."""
+        return self.path / "run.lock"
+
     def holds_a_run(self) -> bool:
         """Whether a run has left something here that would be lost."""
-        return self.weights.exists() or (self.checkpoints / "last").exists()
+        return self.weights.exists() or any(self.checkpoints.glob("step_*"))
 
 
 def folder_of(config: Config) -> RunFolder:
@@ -87,6 +102,8 @@ def clear_folder(folder: RunFolder) -> None:
         folder.metrics,
         folder.console,
         folder.weights,
+        folder.status,
+        folder.resume_me,
     )
     for file in files:
         file.unlink(missing_ok=True)

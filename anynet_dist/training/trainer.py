@@ -4,38 +4,52 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from logging.handlers import MemoryHandler
 
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 
 from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
+from anynet_dist.config.durations import parse_interval
+from anynet_dist.data.loaders import Loader
 from anynet_dist.data.mixing import Mixing
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_json, write_text
-from anynet_dist.system.logging import hold_log, log_to_file
+from anynet_dist.system.lock import Lock
+from anynet_dist.system.logging import held_log, log_to_file
 from anynet_dist.training import build, devices
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.batches import plan_batches
-from anynet_dist.training.checkpoints import (
-    Checkpoints,
-    Progress,
-    find_checkpoint,
-    load_weights,
-    own_model_files,
-    restore,
-)
+from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
 from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.optimizers import build_optimizer
+from anynet_dist.training.preemption import Meetings, StopRequests, reason
+from anynet_dist.training.progress import (
+    Circumstances,
+    Progress,
+    data_digest,
+    read_circumstances,
+    read_progress,
+)
 from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
+from anynet_dist.training.run_state import RunState
+from anynet_dist.training.saving import (
+    CheckpointError,
+    TrainingState,
+    load_weights,
+    own_model_files,
+    restore,
+    save,
+)
 from anynet_dist.training.schedules import build_schedule, set_learning_rate
 from anynet_dist.training.throughput import Throughput
 from anynet_dist.training.tracking import Record, RunLog, check_trackers, log_graph
@@ -56,12 +70,22 @@ class Trainer:
         check_trackers(config)
         self.folder = folder_of(config)
         check_folder(self.folder, config)
+        self.stop_requests = StopRequests(config.run)
+        self.loaders: dict[str, Loader] = {}
+        self.lock = Lock(self.folder.lock, f"{self.folder.path} is in use") if distributed.is_main() else None
+        try:
+            with held_log() as early_log:
+                self._set_up(config, early_log)
+        except BaseException:
+            self._release()
+            raise
+
+    def _set_up(self, config: Config, early_log: MemoryHandler) -> None:
         self.splits = build.open_splits(config)
         self.config = build.resolve(config, self.splits["train"].info)
         self.description = build.describe_network(self.config, self.splits)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
-        find_checkpoint(config.run.resume, self.checkpoints)
-        early_log = hold_log()
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
+        self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints)
         self._start_accelerator()
         self._build_network()
         self._build_loaders()
@@ -70,16 +94,21 @@ class Trainer:
 
     def _start_accelerator(self) -> None:
         config = self.config
-        precision, reason = devices.choose_precision(config)
-        self.plan = plan_batches(
-            config.train.global_batch, distributed.world_size(), config.train.max_device_batch
-        )
+        precision, why = devices.choose_precision(config)
+        self.plan = plan_batches(config.train.global_batch, distributed.world_size(), self._device_batch())
         self.accelerator = devices.build_accelerator(config, precision, self.plan.accumulation)
         self.precision = precision
         set_seed(config.run.seed)
         logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
-        logger.info("precision %s: %s", precision, reason)
+        logger.info("precision %s: %s", precision, why)
         logger.info("batch: %s", self.plan)
+
+    def _device_batch(self) -> int | None:
+        """The largest batch on one device. A resumed run keeps its own, which batch norm depends on."""
+        limit = self.config.train.max_device_batch
+        if limit or self.checkpoint is None:
+            return limit
+        return read_circumstances(self.checkpoint).device_batch
 
     def _build_network(self) -> None:
         config, accelerator = self.config, self.accelerator
@@ -89,13 +118,14 @@ class Trainer:
         self.frozen = freeze(self.network, config.model.freeze)
         resolution = config.data.train_res or 0
         shape = (self.plan.device_batch, 3, resolution, resolution)
-        self.memory_format, reason = devices.choose_memory_format(
-            config.train.memory_format, self.network, accelerator, shape
-        )
+        asked: str = config.train.memory_format
+        if asked == "auto" and self.checkpoint:
+            asked = read_circumstances(self.checkpoint).memory_format
+        self.memory_format, why = devices.choose_memory_format(asked, self.network, accelerator, shape)
         self.network.to(accelerator.device).to(memory_format=self.memory_format)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
-        logger.info("memory format %s: %s", str(self.memory_format).removeprefix("torch."), reason)
+        logger.info("memory format %s: %s", str(self.memory_format).removeprefix("torch."), why)
         ema = config.ema
         self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
         augment = config.data.augment
@@ -108,11 +138,11 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         config = self.config
-        self.loaders = {
-            name: build.build_eval_loader(config, split, self.accelerator, self.memory_format)
-            for name, split in self.splits.items()
-            if name != "train"
-        }
+        for name, split in self.splits.items():
+            if name != "train":
+                self.loaders[name] = build.build_eval_loader(
+                    config, split, self.accelerator, self.memory_format
+                )
         self.loaders["train"] = build.build_train_loader(
             config, self.splits["train"], self.plan, self.accelerator, self.memory_format
         )
@@ -127,7 +157,7 @@ class Trainer:
     def _prepare_folder(self, early_log: MemoryHandler) -> None:
         """Make the folder ready, on rank 0. An earlier run is removed only now that all else has worked."""
         if self.accelerator.is_main_process:
-            if find_checkpoint(self.config.run.resume, self.checkpoints) is None:
+            if self.checkpoint is None:
                 clear_folder(self.folder)
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
             log_to_file(self.folder.console, early_log)
@@ -139,51 +169,96 @@ class Trainer:
 
     def _resume(self) -> None:
         self.progress = Progress()
-        checkpoint = find_checkpoint(self.config.run.resume, self.checkpoints)
-        if checkpoint:
-            self.progress = restore(checkpoint, self.accelerator, self.average)
+        self.scores = RunningScores(self.accelerator.device)
+        if self.checkpoint:
+            self.progress = restore(self.checkpoint, self.accelerator, self.network, self.average)
+            self.scores.restore(self.progress.sums, self.accelerator)
             logger.info(
-                "resuming from %s: epoch %d, step %d", checkpoint, self.progress.epoch, self.progress.step
+                "resuming from %s: epoch %d, step %d",
+                self.checkpoint,
+                self.progress.epoch,
+                self.progress.step,
             )
         elif self.config.run.resume == "auto":
             logger.info("no checkpoint to resume from in %s: starting afresh", self.checkpoints.folder)
-        self.scores = RunningScores(self.accelerator.device)
+        if self.accelerator.is_main_process:
+            self.checkpoints.set_aside_after(self.progress.step)
+        self.state = self._run_state()
+        self.meetings = Meetings(self.accelerator)
+        self.stop = 0
+        self.saved_at = time.monotonic()
         self.throughput = Throughput()
         self.log = RunLog(self.folder, self.accelerator, self.config, self.progress.step)
         if self.progress.step == 0:
             log_graph(self.accelerator, self.network, dump_config(self.config), self.description.resolution)
 
+    def _run_state(self) -> RunState | None:
+        if not self.accelerator.is_main_process:
+            return None
+        state = RunState(self.folder, self.config.train.epochs, self.total_steps, bool(self.checkpoint))
+        state.set("running", None, self.progress)
+        return state
+
     @property
     def finished(self) -> bool:
-        """Whether all optimizer steps are done."""
-        return self.progress.step >= self.total_steps
+        """Whether all optimizer steps are done and the network they led to has been evaluated and saved."""
+        return self.progress.step >= self.total_steps and self.progress.ended
 
     @property
     def _epoch_ends(self) -> bool:
-        return self.finished or self.progress.step_in_epoch == self.steps_per_epoch
+        progress = self.progress
+        return progress.step >= self.total_steps or progress.step_in_epoch == self.steps_per_epoch
 
     def fit(self) -> Record:
-        """Train to the end, then test and write model.safetensors. Returns the final record."""
+        """Train to the end, then test and write model.safetensors. Returns the final record.
+
+        Raises StoppedEarly when the run was asked to stop: its state is saved and waits to be resumed.
+        """
+        state: str = "failed"
+        why: str | None = None
         try:
             with ProgressBar(self.total_steps, self.progress.step) as bar:
-                while not self.finished:
+                while not self.finished and not self.stop:
                     self._train_epoch(bar)
-                    self._end_epoch()
-            result = self._finish()
+                    if not self.stop:
+                        self._end_epoch()
+            if self.stop:
+                state, why, result = "stopped", reason(self.stop), None
+            else:
+                result = self._finish()
+                state = "finished"
+        except BaseException as error:
+            why = f"{type(error).__name__}: {error}"
+            raise
         finally:
+            if self.state:
+                self.state.set(state, why, self.progress)
             self.close()
         self.accelerator.end_training()
+        if result is None:
+            raise StoppedEarly(
+                f"stopped at step {self.progress.step} of {self.total_steps} ({why}): the same command"
+                f" with --run.resume auto goes on"
+            )
         return result
 
     def close(self) -> None:
-        """End the loaders' threads and processes, and the log."""
+        """End the loaders' threads and processes, and the log; free the run folder."""
         self.log.close()
+        self._release()
+
+    def _release(self) -> None:
         for loader in self.loaders.values():
             loader.close()
+        self.stop_requests.close()
+        if self.lock:
+            self.lock.release()
 
     def _train_epoch(self, bar: ProgressBar) -> None:
-        """Train to the end of the epoch, from wherever in it the run stands."""
+        """Train to the end of the epoch, from wherever in it the run stands, or until asked to stop."""
         progress, loader = self.progress, self.loaders["train"]
+        if self._epoch_ends:  # it was stopped between its last step and its evaluation
+            return
         loader.set_resolution(train_resolution(self.config.data, progress.epoch))
         loader.set_epoch(progress.epoch, progress.step_in_epoch * self.plan.accumulation)
         self.model.train()
@@ -198,8 +273,52 @@ class Trainer:
             bar.advance()
             if progress.step % self.config.train.log_every == 0 or self._epoch_ends:
                 self._log_training()
-            if self.finished:
+            self._check_in()
+            if self.stop or self._epoch_ends:
                 break
+
+    def _check_in(self) -> None:
+        """After a step: save where it is time to; about once a second agree with the other ranks to stop."""
+        progress, every = self.progress, parse_interval(self.config.checkpoint.every)
+        save_now = every.unit == "steps" and progress.step % every.amount == 0
+        if self.meetings.due() or self._epoch_ends:
+            minutes = (time.monotonic() - self.saved_at) / 60
+            save_due = every.unit == "minutes" and minutes >= every.amount
+            stop, agreed_save = self.meetings.meet(self.stop_requests.pending(), float(save_due))
+            self.stop = int(stop)
+            save_now = save_now or bool(agreed_save)
+            if self.state:
+                self.state.update(progress)
+        if self.stop:
+            logger.info("%s: saving and stopping", reason(self.stop))
+        if self.stop or (save_now and not self._epoch_ends):
+            self._save()
+
+    def _save(self) -> None:
+        progress = self.progress
+        progress.sums = self.scores.total(self.accelerator)
+        circumstances = Circumstances(
+            world_size=self.plan.world_size,
+            device_batch=self.plan.device_batch,
+            precision=self.precision,
+            memory_format=str(self.memory_format).removeprefix("torch.").removesuffix("_format"),
+            data={name: data_digest(split.info) for name, split in self.splits.items()},
+        )
+        state = TrainingState(
+            accelerator=self.accelerator,
+            network=self.network,
+            average=self.average,
+            progress=progress,
+            circumstances=circumstances,
+            config=self.config,
+        )
+        try:
+            save(state, self.checkpoints)
+        except CheckpointError as error:
+            if self.config.checkpoint.on_error == "stop" or self.stop:
+                raise
+            logger.warning("%s; the run goes on (checkpoint.on_error)", error)
+        self.saved_at = time.monotonic()
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
         """Forward and backward; with the last micro-batch of a global batch, one optimizer step."""
@@ -228,6 +347,7 @@ class Trainer:
         progress = self.progress
         progress.step += 1
         progress.step_in_epoch += 1
+        progress.ended, progress.score = False, None
         self.throughput.steps += 1
         if self.accelerator.optimizer_step_was_skipped:
             progress.skipped += 1
@@ -267,14 +387,26 @@ class Trainer:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         self._settle_batch_norm()
         is_best = False
-        if "val" in self.splits and (self.finished or progress.epoch % config.eval.every == 0):
+        if "val" in self.splits and (self.finishing or progress.epoch % config.eval.every == 0):
             record = self._evaluate("val", progress.epoch + bool(progress.step_in_epoch))
-            accuracy = record["val/ema_top1" if self.average else "val/top1"]
-            is_best = progress.best is None or accuracy > progress.best
+            progress.score = record["val/ema_top1" if self.average else "val/top1"]
+            is_best = progress.best is None or progress.score > progress.best
             if is_best:
-                progress.best, progress.best_epoch = accuracy, record["epoch"]
-        if self.finished or is_best or progress.epoch % config.checkpoint.every == 0:
-            self.checkpoints.save(self.accelerator, self.network, self.average, progress, is_best)
+                progress.best, progress.best_epoch = progress.score, record["epoch"]
+        progress.ended = True
+        if self.finishing or is_best or self._save_is_due():
+            self._save()
+
+    @property
+    def finishing(self) -> bool:
+        """Whether all optimizer steps are done."""
+        return self.progress.step >= self.total_steps
+
+    def _save_is_due(self) -> bool:
+        """Whether the end of this epoch is a time to save, by the number of epochs or of steps."""
+        every = parse_interval(self.config.checkpoint.every)
+        counted = {"epochs": self.progress.epoch, "steps": self.progress.step}
+        return every.unit in counted and counted[every.unit] % every.amount == 0
 
     def _evaluate(self, split: str, epoch: int) -> Record:
         """Scores of the network, and of its moving average, as of `epoch` on a split; written to the log."""
@@ -309,13 +441,14 @@ class Trainer:
 
     def _finish(self) -> Record:
         """Take the best network where validation chose one, test it, and write it to the run folder."""
-        best = self.checkpoints.best() if "val" in self.splits else None
         progress = self.progress
-        epoch = progress.epoch + bool(progress.step_in_epoch)
-        if best and progress.best is not None and progress.best_epoch is not None:
+        (best,) = broadcast_object_list([self.checkpoints.best() if "val" in self.splits else None])
+        if best:
             load_weights(best, self.network, self.average)
-            epoch = progress.best_epoch
-            logger.info("best validation top-1 %.2f%%, after epoch %d", 100 * progress.best, epoch)
+            progress = read_progress(best)
+        epoch = progress.epoch + bool(progress.step_in_epoch)
+        if best and progress.score is not None:
+            logger.info("best validation top-1 %.2f%%, after epoch %d", 100 * progress.score, epoch)
         result = self._evaluate("test", epoch) if "test" in self.splits else {}
         self._write_weights(epoch, result)
         return {"run": str(self.folder.path), **result, "epoch": epoch}

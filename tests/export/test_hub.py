@@ -68,7 +68,7 @@ def test_a_file_alone_becomes_a_folder_too(trained: TrainedNetwork, tmp_path: Pa
 
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_scores_are_those_of_the_very_weights(blobs_config: Path, tmp_path: Path) -> None:
-    Trainer(load_config(blobs_config, ["--ema.decay", "0.9", "--checkpoint.keep", "5"]).config).fit()
+    Trainer(load_config(blobs_config, ["--ema.decay", "0.9", "--checkpoint.keep_last", "5"]).config).fit()
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (first,) = [record for record in records if record["epoch"] == 1 and "val/top1" in record]
     checkpoint = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[0]

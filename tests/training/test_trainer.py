@@ -10,8 +10,8 @@ import torch
 from anynet_dist import load_model
 from anynet_dist.config import load_config
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.checkpoints import read_progress
 from anynet_dist.training.evaluate_run import evaluate_run
+from anynet_dist.training.progress import read_progress
 from anynet_dist.training.tracking import Record, read_records
 from anynet_dist.training.trainer import Trainer
 
@@ -30,7 +30,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(blobs_config: Path, tm
     result = fit(blobs_config, "--train.epochs", "6")
     run = tmp_path / "run"
     assert result["test/top1"] > 0.9
-    names = {"config.yaml", "network.json", "environment.json", "metrics.jsonl", "console.log"}
+    names = {"config.yaml", "network.json", "environment.json", "metrics.jsonl", "console.log", "status.json"}
     assert names | {"model.safetensors", "checkpoints"} == {path.name for path in run.iterdir()}
     records = read_records(run / "metrics.jsonl")
     train = [record for record in records if "train/loss" in record]
@@ -113,7 +113,7 @@ def test_max_steps_ends_the_run_and_the_schedule(blobs_config: Path, tmp_path: P
 def test_only_the_newest_the_last_and_the_best_checkpoints_are_kept(
     blobs_config: Path, tmp_path: Path
 ) -> None:
-    fit(blobs_config, "--train.epochs", "5", "--checkpoint.keep", "1")
+    fit(blobs_config, "--train.epochs", "5", "--checkpoint.keep_last", "1")
     folder = tmp_path / "run" / "checkpoints"
     kept = {path.name for path in folder.glob("step_*")}
     assert kept == {(folder / "last").resolve().name, (folder / "best").resolve().name}

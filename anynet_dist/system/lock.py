@@ -1,0 +1,140 @@
+"""One owner at a time: a lock file that names the host and process that hold it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from anynet_dist.system.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SIGN_OF_LIFE_S = 20.0
+SILENT_FOR_S = 120.0
+
+
+class Lock:
+    """Holds a lock file from its making until `release`, or until the process ends, however it ends.
+
+    Raises UserError that names the owner when another process has it. A lock whose owner is gone is
+    taken over. On one machine the kernel knows whether an owner still runs. An owner on another machine
+    shows it by touching the file every 20 seconds: after two minutes of silence it counts as gone, and so
+    does at once an earlier start of the same SLURM job, which ended before the job was queued again.
+    """
+
+    def __init__(self, path: Path, purpose: str) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor, previous = _acquire(path, purpose)
+        if previous:
+            logger.warning("%s was held by process %s, which is gone: taken over", path, _name(previous))
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
+        self._thread.start()
+
+    def _show_life(self) -> None:
+        while not self._released.wait(SIGN_OF_LIFE_S):
+            try:
+                os.utime(self._descriptor)
+            except OSError as error:  # a file system that is away for a while is no reason to stop
+                logger.debug("cannot touch %s: %s", self.path, error)
+
+    def release(self) -> None:
+        """Remove the file; does nothing the second time."""
+        if self._released.is_set():
+            return
+        self._released.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _acquire(path: Path, purpose: str) -> tuple[int, dict[str, Any]]:
+    """The open lock file, ours now, and the owner it was taken from, {} if there was none."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            ours = _flock(descriptor)
+            owner = _read_owner(descriptor)
+            if not _same_file(descriptor, path):  # its owner ended and removed it meanwhile
+                os.close(descriptor)
+                continue
+            if ours is False or _may_run(owner, path, kernel_says_gone=bool(ours)):
+                raise _taken(path, owner, purpose)
+            _write_owner(descriptor)
+            return descriptor, owner
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the kernel gave us the lock; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _may_run(owner: dict[str, Any], path: Path, kernel_says_gone: bool) -> bool:
+    if not owner:
+        return False
+    if owner["host"] == socket.gethostname():
+        return not kernel_says_gone and owner["pid"] != os.getpid() and psutil.pid_exists(owner["pid"])
+    requeued = owner["slurm_job"] == os.environ.get("SLURM_JOB_ID", "") and owner["start"] != _slurm_start()
+    return not requeued and _silence(path) < SILENT_FOR_S
+
+
+def _silence(path: Path) -> float:
+    """Seconds since the file was touched, by the clock of the file system that both machines share."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as now:
+        return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
+
+
+def _read_owner(descriptor: int) -> dict[str, Any]:
+    """What `_write_owner` wrote, or {} for a lock just created or cut short."""
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+        return owner if owner.keys() >= {"host", "pid", "slurm_job", "start"} else {}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def _write_owner(descriptor: int) -> None:
+    job = os.environ.get("SLURM_JOB_ID")
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": job, "start": _slurm_start()}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def _slurm_start() -> str:
+    """How often SLURM has queued this job again."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def _name(owner: dict[str, Any]) -> str:
+    return f"{owner['pid']} on {owner['host']}"
+
+
+def _taken(path: Path, owner: dict[str, Any], purpose: str) -> UserError:
+    who = f"process {_name(owner)}" if owner else "another process"
+    return UserError(f"{purpose} by {who}; wait for it, or, if it no longer runs, remove {path}")

@@ -1,0 +1,169 @@
+"""What goes into a checkpoint and comes out of it: weights, optimizer, random states, progress."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import nn
+
+from anynet_dist.config import Config, dump_config
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import write_json, write_text
+from anynet_dist.training.batch_norm import averaged_batch_norm
+from anynet_dist.training.checkpoints import Checkpoints
+from anynet_dist.training.ema import WeightAverage
+from anynet_dist.training.progress import (
+    CIRCUMSTANCES,
+    PROGRESS,
+    Circumstances,
+    Progress,
+    read_circumstances,
+    read_progress,
+)
+from anynet_dist.training.weights import write_tensors
+
+logger = logging.getLogger(__name__)
+
+NETWORK, AVERAGE, CONFIG = "model.safetensors", "ema.safetensors", "run_config.yaml"
+
+
+class CheckpointError(UserError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """All that a checkpoint holds the state of."""
+
+    accelerator: Accelerator
+    network: nn.Module
+    average: WeightAverage | None
+    progress: Progress
+    circumstances: Circumstances
+    config: Config
+
+
+def save(state: TrainingState, checkpoints: Checkpoints) -> Path:
+    """Write a checkpoint; called on every rank. A killed process leaves the earlier ones as they were.
+
+    Raises CheckpointError on all ranks when one of them could not write its part.
+    """
+    step, accelerator = state.progress.step, state.accelerator
+    partial = checkpoints.partial(step)
+    on_main = accelerator.is_main_process
+    try:
+        _together(accelerator, lambda: checkpoints.begin(step) if on_main else None)
+        with averaged_batch_norm(_networks(state)) as own_statistics:
+            _together(accelerator, lambda: _write_part(state, partial, own_statistics))
+        _together(accelerator, lambda: checkpoints.publish(partial) if on_main else None)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot write the checkpoint of step {step}: {error}") from error
+    return checkpoints.folder / f"step_{step:08d}"
+
+
+def _together(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Do one's part and wait for the others; raises CheckpointError on all ranks where one has failed."""
+    failure: str | None = None
+    try:
+        action()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        failure = f"rank {accelerator.process_index}: {error}"
+    failed = torch.tensor(float(failure is not None), device=accelerator.device)
+    if accelerator.reduce(failed, reduction="sum").item():
+        raise CheckpointError(failure or "another rank could not write its part")
+
+
+def _networks(state: TrainingState) -> list[nn.Module]:
+    return [state.network] + ([state.average.module] if state.average else [])
+
+
+def _write_part(state: TrainingState, partial: Path, own_statistics: dict[str, torch.Tensor]) -> None:
+    """accelerate's state and this rank's batch-norm statistics; on rank 0 all else.
+
+    Between two evaluations the ranks' statistics differ: each finds its own again, while the weight
+    files hold their average.
+    """
+    accelerator = state.accelerator
+    accelerator.save_state(str(partial))
+    if own_statistics:
+        file = partial / _statistics(accelerator.process_index)
+        torch.save(own_statistics, file)
+    if not accelerator.is_main_process:
+        return
+    write_tensors(partial / NETWORK, state.network)
+    if state.average:
+        write_tensors(partial / AVERAGE, state.average.module)
+    write_text(partial / CONFIG, dump_config(state.config))
+    write_json(partial / CIRCUMSTANCES, asdict(state.circumstances))
+    write_json(partial / PROGRESS, asdict(state.progress))
+
+
+def _statistics(rank: int) -> str:
+    return f"batch_norm_{rank}.pt"
+
+
+def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
+    """Make accelerate leave the weights to us, on saving and on loading.
+
+    It would save them under the names that the distributed wrapper gives them, so that a checkpoint of
+    two processes would not load in one.
+    """
+
+    def drop_weights(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        weights.clear()
+
+    def load_ours(models: list[nn.Module], folder: str) -> None:
+        models.clear()
+        load_model(network, str(Path(folder) / NETWORK))
+
+    accelerator.register_save_state_pre_hook(drop_weights)
+    accelerator.register_load_state_pre_hook(load_ours)
+
+
+def restore(
+    path: Path, accelerator: Accelerator, network: nn.Module, average: WeightAverage | None
+) -> Progress:
+    """Load everything a checkpoint holds and return the progress it was saved at; called on every rank."""
+    (path,) = broadcast_object_list([path])
+    progress, circumstances = read_progress(path), read_circumstances(path)
+    if not (path / f"random_states_{accelerator.process_index}.pkl").exists():
+        logger.warning(
+            "%s has no random state for rank %d: it starts a new one", path, accelerator.process_index
+        )
+    accelerator.load_state(str(path))
+    # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
+    accelerator.step = 0
+    if average:
+        average.updates = progress.average_updates
+        _load_average(path, average)
+    statistics = path / _statistics(accelerator.process_index)
+    if statistics.exists() and circumstances.world_size == accelerator.num_processes:
+        saved = torch.load(statistics, map_location=accelerator.device, weights_only=True)
+        networks = [network] + ([average.module] if average else [])
+        for number, module in enumerate(networks):
+            prefix = f"{number}."
+            own = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+            module.load_state_dict(own, strict=False)
+    return progress
+
+
+def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:
+    """Load only the weights of a checkpoint, and those of the moving average."""
+    load_model(network, str(path / NETWORK))
+    if average:
+        _load_average(path, average)
+
+
+def _load_average(path: Path, average: WeightAverage) -> None:
+    if not (path / AVERAGE).exists():
+        logger.warning("%s has no moving average: it starts afresh from the weights", path)
+    load_model(average.module, str(path / (AVERAGE if (path / AVERAGE).exists() else NETWORK)))
