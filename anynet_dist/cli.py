@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         _print_error(error)
-        return 2
+        return error.exit_code
     except StoppedEarly as stopped:
         if distributed.is_main():
             print(stopped)  # noqa: T201

@@ -16,7 +16,7 @@ from anynet_dist.config.options import Option, nearest_key, options, sections
 from anynet_dist.config.problems import Problem, Setting, Source
 from anynet_dist.config.reader import Settings, parse_value
 
-ALIASES = {"resume": "run.resume"}
+ALIASES = {"resume": "run.resume", "allow_config_change": "run.allow_config_change"}
 
 
 def read_overrides(words: Sequence[str], problems: list[Problem]) -> Settings:

@@ -204,8 +204,7 @@ class TrainConfig:
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
     max_bad_steps: NonNegativeInt = 3
-    """Steps in a row whose loss or gradients are not finite after which the run ends; the weights leave such
-    steps out."""
+    """Steps whose loss or gradients are not finite are left out; more than this many in a row end the run."""
     log_every: Count = 50
     """Optimizer steps between two training records."""
 

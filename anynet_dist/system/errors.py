@@ -1,4 +1,4 @@
-"""Errors for people: the command line prints the message and exits with code 2, without a traceback."""
+"""Errors for people: the command line prints the message and exits with their code, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from difflib import get_close_matches
 
 class UserError(ValueError):
     """Something the user can put right. The message says what was wrong, where, and what is allowed."""
+
+    exit_code = 2
+
+
+class RunError(UserError):
+    """A run that had started could not go on; what it saved stays good."""
+
+    exit_code = 1
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

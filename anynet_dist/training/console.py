@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from datetime import timedelta
 from types import TracebackType
 
@@ -48,9 +49,10 @@ class ProgressBar:
 def train_line(record: Record, epochs: int, total_steps: int) -> str:
     """The console line of a training record."""
     eta = timedelta(seconds=round(record["eta_seconds"]))
+    loss, top1 = (math.nan if record[key] is None else record[key] for key in ("train/loss", "train/top1"))
     return (
         f"epoch {record['epoch']}/{epochs}  step {record['step']}/{total_steps}"
-        f"  loss {record['train/loss']:.4f}  top-1 {record['train/top1']:6.2%}  lr {record['lr']:.4g}"
+        f"  loss {loss:.4f}  top-1 {top1:6.2%}  lr {record['lr']:.4g}"
         f"  {record['images_per_second']:,.0f} img/s  data wait {record['data_wait']:.0%}  ETA {eta}"
     )
 

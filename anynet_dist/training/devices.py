@@ -7,6 +7,7 @@ import os
 import time
 from copy import deepcopy
 from datetime import timedelta
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +20,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import Config, Precision
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 
@@ -41,7 +42,7 @@ def _computes_in_bf16(cpu: bool) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
 
 
-def choose_precision(config: Config) -> tuple[str, str]:
+def choose_precision(config: Config) -> tuple[Precision, str]:
     """`fp32`, `bf16` or `fp16`, and the reason. Raises UserError where the device cannot do it."""
     asked, cpu = config.train.precision, on_cpu(config)
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -56,7 +57,7 @@ def choose_precision(config: Config) -> tuple[str, str]:
             )
         return asked, "as configured"
     if launcher in ("bf16", "fp16") and not (launcher == "fp16" and cpu):
-        return launcher, "as the launcher asks"
+        return cast(Precision, launcher), "as the launcher asks"
     device = "CPU" if cpu else "GPU"
     if _computes_in_bf16(cpu):
         return "bf16", f"this {device} computes in it"
@@ -97,6 +98,11 @@ def describe_devices(accelerator: Accelerator) -> str:
     machines = distributed.world_size() // max(1, distributed.local_world_size())
     spread = f" on {machines} machines" if machines > 1 else ""
     return f"world size {state.num_processes} ({name}{backend}{spread})"
+
+
+def format_name(memory_format: torch.memory_format) -> str:
+    """`contiguous` or `channels_last`, as in the config."""
+    return str(memory_format).removeprefix("torch.").removesuffix("_format")
 
 
 def choose_memory_format(

@@ -46,11 +46,15 @@ class RunningScores:
         self.sums = torch.zeros(4, device=device, dtype=dtype)
 
     def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,) and the sum of its losses."""
+        """Add a batch: logits (B, classes), labels (B,) and the sum of its losses.
+
+        A batch whose loss is not finite is left out, so that one does not hide all others.
+        """
         ranked = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
         hits = ranked == labels[:, None]
         count = torch.full((), len(labels), device=labels.device)
-        self.sums += torch.stack([loss_sum.detach(), hits[:, 0].sum(), hits.sum(), count]).to(self.sums.dtype)
+        batch = torch.stack([loss_sum.detach(), hits[:, 0].sum(), hits.sum(), count]).to(self.sums.dtype)
+        self.sums += torch.where(torch.isfinite(loss_sum.detach()), batch, torch.zeros_like(batch))
 
     def total(self, accelerator: Accelerator) -> list[float]:
         """The sums of all ranks so far, for a checkpoint. Waits for the device and for all ranks."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from anynet_dist.config.schema import Precision
 from anynet_dist.data.loaders import DataInfo
 from anynet_dist.system.errors import UserError
 
-PROGRESS, CIRCUMSTANCES = "progress.json", "circumstances.json"
+PROGRESS, CIRCUMSTANCES, CONFIG = "progress.json", "circumstances.json", "run_config.yaml"
 
 Facts = TypeVar("Facts")
 
@@ -29,7 +30,7 @@ class Progress:
     skipped: int = 0
     """Of those, the ones whose update the gradient scaler skipped."""
     bad_steps: int = 0
-    """Of those, the ones whose loss or gradients were not finite."""
+    """Of those, the ones whose loss or gradients were not finite, by the last meeting of the ranks."""
     ended: bool = True
     """Whether the network was evaluated after the last of them, where the end of an epoch asks for it."""
     score: float | None = None
@@ -42,6 +43,8 @@ class Progress:
     """Updates of the moving average."""
     sums: list[float] = field(default_factory=list)
     """RunningScores since the last training record, over all ranks."""
+    records: int = 0
+    """Lines in the log so far."""
 
     @property
     def updates(self) -> int:
@@ -55,8 +58,9 @@ class Circumstances:
 
     world_size: int
     device_batch: int
-    precision: str
+    precision: Precision
     memory_format: str
+    total_steps: int
     data: dict[str, str] = field(default_factory=dict)
     """Split -> digest of its classes and labels."""
 

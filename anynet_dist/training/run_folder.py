@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "resume_me"
 
     @property
+    def bad_batch(self) -> Path:
+        """The images of the first step that was not finite, where that ended the run."""
+        return self.path / "bad_batch"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that uses the folder."""
         return self.path / "run.lock"
@@ -107,5 +112,10 @@ def clear_folder(folder: RunFolder) -> None:
     )
     for file in files:
         file.unlink(missing_ok=True)
-    for directory in (folder.checkpoints, folder.path / "wandb", folder.path / "tensorboard"):
+    for directory in (
+        folder.checkpoints,
+        folder.bad_batch,
+        folder.path / "wandb",
+        folder.path / "tensorboard",
+    ):
         shutil.rmtree(directory, ignore_errors=True)

@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from anynet_dist.config import Config
 from anynet_dist.system.files import write_json
 from anynet_dist.training.progress import Progress
 from anynet_dist.training.run_folder import RunFolder
@@ -20,13 +21,15 @@ UPDATE_S = 10.0
 
 
 class RunState:
-    """Keeps status.json up to date; for rank 0.
+    """Keeps status.json up to date, on rank 0.
 
     A file that cannot be written, say because the disk is full, is told and does not end the run.
     """
 
-    def __init__(self, folder: RunFolder, epochs: int, total_steps: int, resumed: bool) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: RunFolder, config: Config, total_steps: int, resumed: bool, writes: bool
+    ) -> None:
+        self.folder, self.writes = folder, writes
         self.written = 0.0
         self.facts: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -35,9 +38,10 @@ class RunState:
             "started": _now(),
             "restarts": _restarts(folder) + 1 if resumed else 0,
             "total_steps": total_steps,
-            "epochs": epochs,
+            "epochs": config.train.epochs,
         }
-        folder.resume_me.unlink(missing_ok=True)
+        if writes:
+            folder.resume_me.unlink(missing_ok=True)
 
     def update(self, progress: Progress) -> None:
         """Say how far the run is, every ten seconds at most."""
@@ -46,6 +50,8 @@ class RunState:
 
     def set(self, state: str, reason: str | None, progress: Progress) -> None:
         """Say that the run is `running`, `stopped` (to be resumed), `finished` or `failed`, and why."""
+        if not self.writes:
+            return
         self.written = time.monotonic()
         position = {"step": progress.step, "epoch": progress.epoch, "reason": reason}
         try:

@@ -16,13 +16,14 @@ from safetensors.torch import load_model
 from torch import nn
 
 from anynet_dist.config import Config, dump_config
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import RunError
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.training.batch_norm import averaged_batch_norm
 from anynet_dist.training.checkpoints import Checkpoints
 from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.progress import (
     CIRCUMSTANCES,
+    CONFIG,
     PROGRESS,
     Circumstances,
     Progress,
@@ -33,10 +34,10 @@ from anynet_dist.training.weights import write_tensors
 
 logger = logging.getLogger(__name__)
 
-NETWORK, AVERAGE, CONFIG = "model.safetensors", "ema.safetensors", "run_config.yaml"
+NETWORK, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
-class CheckpointError(UserError):
+class CheckpointError(RunError):
     """A checkpoint could not be written; those before it are as they were."""
 
 

@@ -3,56 +3,38 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
+from contextlib import ExitStack
+from itertools import islice
 from logging.handlers import MemoryHandler
 
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
 from anynet_dist.config.durations import parse_interval
-from anynet_dist.data.loaders import Loader
-from anynet_dist.data.mixing import Mixing
-from anynet_dist.models.anynet import build_anynet
 from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
-from anynet_dist.system.errors import StoppedEarly, UserError
+from anynet_dist.system.errors import RunError, StoppedEarly
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log, log_to_file
-from anynet_dist.training import build, devices
+from anynet_dist.training import build, faults
+from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batches, gradient_norm, is_finite
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
-from anynet_dist.training.batches import plan_batches
-from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
-from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
-from anynet_dist.training.finetune import freeze, load_pretrained
-from anynet_dist.training.optimizers import build_optimizer
 from anynet_dist.training.preemption import Meetings, StopRequests, reason
-from anynet_dist.training.progress import (
-    Circumstances,
-    Progress,
-    data_digest,
-    read_circumstances,
-    read_progress,
-)
+from anynet_dist.training.progress import Progress, read_progress
 from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
 from anynet_dist.training.run_state import RunState
-from anynet_dist.training.saving import (
-    CheckpointError,
-    TrainingState,
-    load_weights,
-    own_model_files,
-    restore,
-    save,
-)
-from anynet_dist.training.schedules import build_schedule, set_learning_rate
+from anynet_dist.training.saving import CheckpointError, TrainingState, load_weights, restore, save
+from anynet_dist.training.schedules import set_learning_rate
+from anynet_dist.training.setup import RunSetup
 from anynet_dist.training.throughput import Throughput
-from anynet_dist.training.tracking import Record, RunLog, check_trackers, log_graph
+from anynet_dist.training.trackers import Outcome, check_trackers
+from anynet_dist.training.tracking import Record, RunLog
 from anynet_dist.training.weights import save_network, write_description
 
 logger = logging.getLogger(__name__)
@@ -70,189 +52,133 @@ class Trainer:
         check_trackers(config)
         self.folder = folder_of(config)
         check_folder(self.folder, config)
-        self.stop_requests = StopRequests(config.run)
-        self.loaders: dict[str, Loader] = {}
-        self.lock = Lock(self.folder.lock, f"{self.folder.path} is in use") if distributed.is_main() else None
+        self.resources = ExitStack()
         try:
-            with held_log() as early_log:
-                self._set_up(config, early_log)
+            self._set_up(config)
         except BaseException:
-            self._release()
+            self.resources.close()
             raise
 
-    def _set_up(self, config: Config, early_log: MemoryHandler) -> None:
-        self.splits = build.open_splits(config)
-        self.config = build.resolve(config, self.splits["train"].info)
-        self.description = build.describe_network(self.config, self.splits)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
-        self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints)
-        self._start_accelerator()
-        self._build_network()
-        self._build_loaders()
-        self._prepare_folder(early_log)
+    def _set_up(self, config: Config) -> None:
+        if distributed.is_main():
+            lock = Lock(self.folder.lock, f"{self.folder.path} is in use")
+            self.resources.callback(lock.release)
+        self.stop_requests = StopRequests(config.run)
+        self.resources.callback(self.stop_requests.close)
+        with held_log() as early_log:
+            self.setup = setup = RunSetup(config, self.folder)
+            self.resources.callback(setup.close)
+            self.config, self.plan, self.accelerator = setup.config, setup.plan, setup.accelerator
+            self.network, self.model, self.average = setup.network, setup.model, setup.average
+            self.optimizer, self.loaders = setup.optimizer, setup.loaders
+            self._prepare_folder(early_log)
+        self.peers = faults.meet_peers(self.accelerator.process_index)
+        self.bad_steps = BadSteps(self.accelerator.device, self.optimizer.optimizer)
+        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._resume()
-
-    def _start_accelerator(self) -> None:
-        config = self.config
-        precision, why = devices.choose_precision(config)
-        self.plan = plan_batches(config.train.global_batch, distributed.world_size(), self._device_batch())
-        self.accelerator = devices.build_accelerator(config, precision, self.plan.accumulation)
-        self.precision = precision
-        set_seed(config.run.seed)
-        logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
-        logger.info("precision %s: %s", precision, why)
-        logger.info("batch: %s", self.plan)
-
-    def _device_batch(self) -> int | None:
-        """The largest batch on one device. A resumed run keeps its own, which batch norm depends on."""
-        limit = self.config.train.max_device_batch
-        if limit or self.checkpoint is None:
-            return limit
-        return read_circumstances(self.checkpoint).device_batch
-
-    def _build_network(self) -> None:
-        config, accelerator = self.config, self.accelerator
-        self.network = build_anynet(**self.description.model)
-        if config.model.pretrained:
-            load_pretrained(self.network, config.model.pretrained)
-        self.frozen = freeze(self.network, config.model.freeze)
-        resolution = config.data.train_res or 0
-        shape = (self.plan.device_batch, 3, resolution, resolution)
-        asked: str = config.train.memory_format
-        if asked == "auto" and self.checkpoint:
-            asked = read_circumstances(self.checkpoint).memory_format
-        self.memory_format, why = devices.choose_memory_format(asked, self.network, accelerator, shape)
-        self.network.to(accelerator.device).to(memory_format=self.memory_format)
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
-        logger.info("memory format %s: %s", str(self.memory_format).removeprefix("torch."), why)
-        ema = config.ema
-        self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
-        augment = config.data.augment
-        self.mixing = Mixing(config.model.num_classes or 0, augment.mixup, augment.cutmix, config.run.seed)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
-        # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
-        optimizer = build_optimizer(self.network, config.optim, fused=accelerator.scaler is None)
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
-        own_model_files(accelerator, self.network)
-
-    def _build_loaders(self) -> None:
-        config = self.config
-        for name, split in self.splits.items():
-            if name != "train":
-                self.loaders[name] = build.build_eval_loader(
-                    config, split, self.accelerator, self.memory_format
-                )
-        self.loaders["train"] = build.build_train_loader(
-            config, self.splits["train"], self.plan, self.accelerator, self.memory_format
-        )
-        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        logger.info("data: %s images in %d classes", sizes, len(self.description.classes))
-        self.steps_per_epoch = len(self.loaders["train"]) // self.plan.accumulation
-        self.total_steps = config.train.epochs * self.steps_per_epoch
-        if config.train.max_steps:
-            self.total_steps = min(self.total_steps, config.train.max_steps)
-        self.schedule = build_schedule(config.schedule, self.steps_per_epoch, self.total_steps)
 
     def _prepare_folder(self, early_log: MemoryHandler) -> None:
         """Make the folder ready, on rank 0. An earlier run is removed only now that all else has worked."""
+        setup = self.setup
         if self.accelerator.is_main_process:
-            if self.checkpoint is None:
+            if setup.checkpoint is None:
                 clear_folder(self.folder)
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
             log_to_file(self.folder.console, early_log)
             write_text(self.folder.config, dump_config(self.config))
-            write_description(self.folder.description, self.description)
+            write_description(self.folder.description, setup.description)
             report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
-            write_json(self.folder.environment, {**report, "precision": self.precision})
+            write_json(self.folder.environment, {**report, "precision": setup.precision})
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
+        setup, on_main = self.setup, self.accelerator.is_main_process
         self.progress = Progress()
         self.scores = RunningScores(self.accelerator.device)
-        if self.checkpoint:
-            self.progress = restore(self.checkpoint, self.accelerator, self.network, self.average)
+        if setup.checkpoint:
+            self.progress = restore(setup.checkpoint, self.accelerator, self.network, self.average)
             self.scores.restore(self.progress.sums, self.accelerator)
-            logger.info(
-                "resuming from %s: epoch %d, step %d",
-                self.checkpoint,
-                self.progress.epoch,
-                self.progress.step,
-            )
+            at = f"epoch {self.progress.epoch}, step {self.progress.step}"
+            logger.info("resuming from %s: %s", setup.checkpoint, at)
+            setup.tell_new_length(self.progress)
         elif self.config.run.resume == "auto":
-            logger.info("no checkpoint to resume from in %s: starting afresh", self.checkpoints.folder)
-        if self.accelerator.is_main_process:
-            self.checkpoints.set_aside_after(self.progress.step)
-        self.state = self._run_state()
+            logger.info("no checkpoint to resume from in %s: starting afresh", self.folder.checkpoints)
+        if on_main:
+            setup.checkpoints.set_aside_after(self.progress.step)
+        self.state = RunState(self.folder, self.config, setup.total_steps, bool(setup.checkpoint), on_main)
+        self.state.set("running", None, self.progress)
         self.meetings = Meetings(self.accelerator)
         self.stop = 0
         self.saved_at = time.monotonic()
         self.throughput = Throughput()
-        self.log = RunLog(self.folder, self.accelerator, self.config, self.progress.step)
-        if self.progress.step == 0:
-            log_graph(self.accelerator, self.network, dump_config(self.config), self.description.resolution)
-
-    def _run_state(self) -> RunState | None:
-        if not self.accelerator.is_main_process:
-            return None
-        state = RunState(self.folder, self.config.train.epochs, self.total_steps, bool(self.checkpoint))
-        state.set("running", None, self.progress)
-        return state
+        self.log = RunLog(self.folder, self.config, self.progress.records, on_main)
+        if self.progress.step == 0 and self.log.trackers:
+            self.log.trackers.show_graph(self.network, dump_config(self.config), setup.description.resolution)
 
     @property
     def finished(self) -> bool:
         """Whether all optimizer steps are done and the network they led to has been evaluated and saved."""
-        return self.progress.step >= self.total_steps and self.progress.ended
+        return self.finishing and self.progress.ended
+
+    @property
+    def finishing(self) -> bool:
+        """Whether all optimizer steps are done."""
+        return self.progress.step >= self.setup.total_steps
 
     @property
     def _epoch_ends(self) -> bool:
-        progress = self.progress
-        return progress.step >= self.total_steps or progress.step_in_epoch == self.steps_per_epoch
+        return self.finishing or self.progress.step_in_epoch == self.setup.steps_per_epoch
 
     def fit(self) -> Record:
         """Train to the end, then test and write model.safetensors. Returns the final record.
 
         Raises StoppedEarly when the run was asked to stop: its state is saved and waits to be resumed.
+        Raises RunError when it could not go on: numbers that are not finite, memory or disk that ran out,
+        another rank that is gone.
         """
-        state: str = "failed"
+        result: Record | None = None
+        outcome: Outcome = "failed"
         why: str | None = None
         try:
-            with ProgressBar(self.total_steps, self.progress.step) as bar:
-                while not self.finished and not self.stop:
-                    self._train_epoch(bar)
-                    if not self.stop:
-                        self._end_epoch()
-            if self.stop:
-                state, why, result = "stopped", reason(self.stop), None
-            else:
-                result = self._finish()
-                state = "finished"
+            result = self._train()
+            outcome, why = ("finished", None) if result is not None else ("stopped", reason(self.stop))
         except BaseException as error:
-            why = f"{type(error).__name__}: {error}"
+            explained = self._explain(error)
+            why = str(explained or error) or type(error).__name__
+            if explained:
+                raise explained from error
             raise
         finally:
-            if self.state:
-                self.state.set(state, why, self.progress)
-            self.close()
+            self.close(outcome, why)
         self.accelerator.end_training()
         if result is None:
             raise StoppedEarly(
-                f"stopped at step {self.progress.step} of {self.total_steps} ({why}): the same command"
+                f"stopped at step {self.progress.step} of {self.setup.total_steps} ({why}): the same command"
                 f" with --run.resume auto goes on"
             )
         return result
 
-    def close(self) -> None:
-        """End the loaders' threads and processes, and the log; free the run folder."""
-        self.log.close()
-        self._release()
+    def _train(self) -> Record | None:
+        """Train and finish, or return None when the run was asked to stop."""
+        with ProgressBar(self.setup.total_steps, self.progress.step) as bar:
+            while not self.finished and not self.stop:
+                self._train_epoch(bar)
+                if not self.stop:
+                    self._end_epoch()
+        return None if self.stop else self._finish()
 
-    def _release(self) -> None:
-        for loader in self.loaders.values():
-            loader.close()
-        self.stop_requests.close()
-        if self.lock:
-            self.lock.release()
+    def _explain(self, error: BaseException) -> RunError | None:
+        resolution = train_resolution(self.config.data, self.progress.epoch)
+        device = self.accelerator.device
+        return faults.lost_rank(error, self.peers) or faults.out_of_memory(
+            error, self.plan, resolution, self.setup.precision, device
+        )
+
+    def close(self, outcome: Outcome = "failed", why: str | None = None) -> None:
+        """Say how the run ended; end the loaders' threads and processes, and the log; free the run folder."""
+        self.state.set(outcome, why, self.progress)
+        self.log.close(outcome)
+        self.resources.close()
 
     def _train_epoch(self, bar: ProgressBar) -> None:
         """Train to the end of the epoch, from wherever in it the run stands, or until asked to stop."""
@@ -262,7 +188,7 @@ class Trainer:
         loader.set_resolution(train_resolution(self.config.data, progress.epoch))
         loader.set_epoch(progress.epoch, progress.step_in_epoch * self.plan.accumulation)
         self.model.train()
-        for part in self.frozen:
+        for part in self.setup.frozen:
             part.eval()
         self.throughput.resume()
         for images, labels in self.throughput.timed(loader):
@@ -281,39 +207,61 @@ class Trainer:
         """After a step: save where it is time to; about once a second agree with the other ranks to stop."""
         progress, every = self.progress, parse_interval(self.config.checkpoint.every)
         save_now = every.unit == "steps" and progress.step % every.amount == 0
-        if self.meetings.due() or self._epoch_ends:
+        if self.meetings.due() or save_now or self._epoch_ends:
             minutes = (time.monotonic() - self.saved_at) / 60
             save_due = every.unit == "minutes" and minutes >= every.amount
-            stop, agreed_save = self.meetings.meet(self.stop_requests.pending(), float(save_due))
+            counts = self.bad_steps.read()
+            stop, agreed_save, *bad = self.meetings.meet(self.stop_requests.pending(), save_due, *counts)
+            self._check_numbers(*map(int, bad))
             self.stop = int(stop)
             save_now = save_now or bool(agreed_save)
-            if self.state:
-                self.state.update(progress)
+            self.state.update(progress)
         if self.stop:
             logger.info("%s: saving and stopping", reason(self.stop))
         if self.stop or (save_now and not self._epoch_ends):
             self._save()
 
+    def _check_numbers(self, longest: int, new: int, age: int) -> None:
+        """Raise NotFiniteError, on all ranks, after too many bad steps or one that damaged the network."""
+        progress, allowed = self.progress, self.config.train.max_bad_steps
+        if not new:
+            return
+        progress.bad_steps += new
+        first = progress.step - age + 1
+        damaged = self.meetings.meet(not all(is_finite(network) for network in self._networks.values()))[0]
+        if longest <= allowed and not damaged:
+            logger.warning("%d steps from step %d on were not finite and are left out", new, first)
+            return
+        self._dump_bad_batch(age)
+        what = f"{longest} steps in a row" if longest > allowed else "weights or batch-norm statistics"
+        raise NotFiniteError(
+            f"{what} were not finite, from step {first} (epoch {progress.epoch + 1}) on: lower optim.lr,"
+            " lengthen schedule.warmup_epochs or set train.clip_grad_norm. The images of that step are in"
+            f" {self.folder.bad_batch}; the checkpoints are from before it"
+        )
+
+    def _dump_bad_batch(self, age: int) -> None:
+        """Write this rank's part of the first bad step, `age` - 1 steps back, for looking at."""
+        accumulation, loader = self.plan.accumulation, self.loaders["train"]
+        loader.set_epoch(self.progress.epoch, (self.progress.step_in_epoch - age) * accumulation)
+        file = self.folder.bad_batch / f"rank_{self.accelerator.process_index}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        dump_batches(file, self.network, islice(loader, accumulation))
+
     def _save(self) -> None:
         progress = self.progress
         progress.sums = self.scores.total(self.accelerator)
-        circumstances = Circumstances(
-            world_size=self.plan.world_size,
-            device_batch=self.plan.device_batch,
-            precision=self.precision,
-            memory_format=str(self.memory_format).removeprefix("torch.").removesuffix("_format"),
-            data={name: data_digest(split.info) for name, split in self.splits.items()},
-        )
+        progress.records = self.log.records
         state = TrainingState(
             accelerator=self.accelerator,
             network=self.network,
             average=self.average,
             progress=progress,
-            circumstances=circumstances,
+            circumstances=self.setup.circumstances,
             config=self.config,
         )
         try:
-            save(state, self.checkpoints)
+            save(state, self.setup.checkpoints)
         except CheckpointError as error:
             if self.config.checkpoint.on_error == "stop" or self.stop:
                 raise
@@ -322,20 +270,29 @@ class Trainer:
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
         """Forward and backward; with the last micro-batch of a global batch, one optimizer step."""
-        accelerator, config = self.accelerator, self.config
-        inputs, targets = self.mixing(images, labels, self._batch_number())
+        accelerator = self.accelerator
+        inputs, targets = self.setup.mixing(images, labels, self._batch_number())
         with accelerator.accumulate(self.model):
             logits = self.model(inputs)
-            loss = self.criterion(logits, targets)
+            loss = self.setup.criterion(logits, targets)
             accelerator.backward(loss)
+            self.bad_steps.watch_loss(loss)
             if accelerator.sync_gradients:
-                if config.train.clip_grad_norm:
-                    accelerator.clip_grad_norm_(self.model.parameters(), config.train.clip_grad_norm)
-                self.lr = config.optim.lr * self.schedule(self.progress.updates)
+                self._clip_gradients()
+                self.lr = self.config.optim.lr * self.setup.schedule(self.progress.updates)
                 set_learning_rate(self.optimizer, self.lr)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.scores.update(logits, labels, loss * len(labels))
+
+    def _clip_gradients(self) -> None:
+        limit = self.config.train.clip_grad_norm
+        if limit:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        elif self.bad_steps.skips:
+            norm = gradient_norm(self.trained)
+        if self.bad_steps.skips:
+            self.bad_steps.watch_gradients(norm)
 
     def _batch_number(self) -> int:
         """The number of the current micro-batch among those of all ranks, from 0."""
@@ -349,6 +306,7 @@ class Trainer:
         progress.step_in_epoch += 1
         progress.ended, progress.score = False, None
         self.throughput.steps += 1
+        self.bad_steps.count_step()
         if self.accelerator.optimizer_step_was_skipped:
             progress.skipped += 1
         elif self.average and progress.step % self.average.every == 0:
@@ -360,34 +318,29 @@ class Trainer:
         progress = self.progress
         scores = self.scores.reduce(self.accelerator)
         seconds_per_step, data_wait = self.throughput.read()
-        if not math.isfinite(scores.loss):
-            raise UserError(
-                f"the loss is {scores.loss} at step {progress.step} (epoch {progress.epoch + 1}):"
-                " lower optim.lr, lengthen schedule.warmup_epochs or set train.clip_grad_norm;"
-                " the last checkpoint is good"
-            )
         record = {
             "step": progress.step,
             "epoch": progress.epoch + 1,
-            "train/loss": scores.loss,
-            "train/top1": scores.top1,
+            "train/loss": scores.loss if scores.count else None,
+            "train/top1": scores.top1 if scores.count else None,
             "lr": self.lr,
             "images_per_second": self.plan.global_batch / seconds_per_step,
             "data_wait": data_wait,
-            "eta_seconds": (self.total_steps - progress.step) * seconds_per_step,
+            "eta_seconds": (self.setup.total_steps - progress.step) * seconds_per_step,
             "skipped_steps": progress.skipped,
+            "bad_steps": progress.bad_steps,
         }
         self.log.write(record)
-        logger.info(train_line(record, self.config.train.epochs, self.total_steps))
+        logger.info(train_line(record, self.config.train.epochs, self.setup.total_steps))
 
     def _end_epoch(self) -> None:
         """Evaluate and save, as often as the config says and always at the end."""
         config, progress = self.config, self.progress
-        if progress.step_in_epoch == self.steps_per_epoch:
+        if progress.step_in_epoch == self.setup.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
         self._settle_batch_norm()
         is_best = False
-        if "val" in self.splits and (self.finishing or progress.epoch % config.eval.every == 0):
+        if "val" in self.setup.splits and (self.finishing or progress.epoch % config.eval.every == 0):
             record = self._evaluate("val", progress.epoch + bool(progress.step_in_epoch))
             progress.score = record["val/ema_top1" if self.average else "val/top1"]
             is_best = progress.best is None or progress.score > progress.best
@@ -396,11 +349,6 @@ class Trainer:
         progress.ended = True
         if self.finishing or is_best or self._save_is_due():
             self._save()
-
-    @property
-    def finishing(self) -> bool:
-        """Whether all optimizer steps are done."""
-        return self.progress.step >= self.total_steps
 
     def _save_is_due(self) -> bool:
         """Whether the end of this epoch is a time to save, by the number of epochs or of steps."""
@@ -442,14 +390,16 @@ class Trainer:
     def _finish(self) -> Record:
         """Take the best network where validation chose one, test it, and write it to the run folder."""
         progress = self.progress
-        (best,) = broadcast_object_list([self.checkpoints.best() if "val" in self.splits else None])
+        (best,) = broadcast_object_list(
+            [self.setup.checkpoints.best() if "val" in self.setup.splits else None]
+        )
         if best:
             load_weights(best, self.network, self.average)
             progress = read_progress(best)
         epoch = progress.epoch + bool(progress.step_in_epoch)
         if best and progress.score is not None:
             logger.info("best validation top-1 %.2f%%, after epoch %d", 100 * progress.score, epoch)
-        result = self._evaluate("test", epoch) if "test" in self.splits else {}
+        result = self._evaluate("test", epoch) if "test" in self.setup.splits else {}
         self._write_weights(epoch, result)
         return {"run": str(self.folder.path), **result, "epoch": epoch}
 
@@ -457,6 +407,6 @@ class Trainer:
         network = self.average.module if self.average else self.network
         facts = {"epoch": epoch, "weights": "ema" if self.average else "raw"}
         if self.accelerator.is_main_process:
-            save_network(self.folder.weights, network, self.description, **{**result, **facts})
+            save_network(self.folder.weights, network, self.setup.description, **{**result, **facts})
             logger.info("trained network (%s weights): %s", facts["weights"], self.folder.weights)
         self.accelerator.wait_for_everyone()

@@ -52,7 +52,7 @@ def test_steps_that_the_fp16_scaler_skips_do_not_move_the_learning_rate(
     assert records[-1]["skipped_steps"] > 0
     config = trainer.config
     updates = records[-1]["step"] - 1 - records[-1]["skipped_steps"]
-    assert records[-1]["lr"] == pytest.approx(config.optim.lr * trainer.schedule(updates))
+    assert records[-1]["lr"] == pytest.approx(config.optim.lr * trainer.setup.schedule(updates))
 
 
 @pytest.mark.parametrize("loader", ["ffcv", "torch"])
