@@ -54,13 +54,21 @@ def held_log() -> Iterator[MemoryHandler]:
 
 def log_to_file(path: Path, held: MemoryHandler) -> None:
     """Append what was held, and all that is logged from here on, to `path`, each line with its time."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger = logging.getLogger("anynet_dist")
     logger.removeHandler(held)
     held.setTarget(handler)
     held.flush()
     logger.addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """A file that leaves out what it cannot write, on a full disk, without disturbing the program."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class _LevelFormatter(logging.Formatter):

@@ -57,11 +57,15 @@ class Checkpoints:
 
     def begin(self, step: int) -> Path:
         """Make the temporary folder of a new checkpoint, and remove those that were abandoned."""
+        self.abandon()
         partial = self.partial(step)
-        for abandoned in self.folder.glob(".step_*.partial"):
-            shutil.rmtree(abandoned)
         partial.mkdir(parents=True)
         return partial
+
+    def abandon(self) -> None:
+        """Remove what is left of checkpoints that were not completed."""
+        for partial in self.folder.glob(".step_*.partial"):
+            shutil.rmtree(partial)
 
     def partial(self, step: int) -> Path:
         """The temporary folder of a new checkpoint."""

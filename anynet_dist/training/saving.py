@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from anynet_dist.config import Config, dump_config
-from anynet_dist.system.errors import RunError
+from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.training.batch_norm import averaged_batch_norm
 from anynet_dist.training.checkpoints import Checkpoints
@@ -67,7 +69,10 @@ def save(state: TrainingState, checkpoints: Checkpoints) -> Path:
             _together(accelerator, lambda: _write_part(state, partial, own_statistics))
         _together(accelerator, lambda: checkpoints.publish(partial) if on_main else None)
     except CheckpointError as error:
-        raise CheckpointError(f"cannot write the checkpoint of step {step}: {error}") from error
+        if on_main:
+            checkpoints.abandon()
+        free = f"{shutil.disk_usage(checkpoints.folder).free / 2**20:,.0f} MiB are free on its disk"
+        raise CheckpointError(f"cannot write the checkpoint of step {step} ({free}): {error}") from error
     return checkpoints.folder / f"step_{step:08d}"
 
 
@@ -140,7 +145,11 @@ def restore(
         logger.warning(
             "%s has no random state for rank %d: it starts a new one", path, accelerator.process_index
         )
-    accelerator.load_state(str(path))
+    try:
+        accelerator.load_state(str(path))
+    except (RuntimeError, ValueError, KeyError) as error:
+        why = shorten(str(error), width=300, placeholder=" ...")
+        raise UserError(f"{path} does not fit this network: {why}") from None
     # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
     accelerator.step = 0
     if average:

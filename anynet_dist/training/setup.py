@@ -100,9 +100,11 @@ class RunSetup:
         resolution = self.config.data.train_res or 0
         shape = (self.plan.device_batch, 3, resolution, resolution)
         asked: str = self.config.train.memory_format
-        if asked == "auto" and self.before:
-            asked = self.before.memory_format
-        self.memory_format, why = devices.choose_memory_format(asked, self.network, self.accelerator, shape)
+        kept = self.before.memory_format if asked == "auto" and self.before else None
+        self.memory_format, why = devices.choose_memory_format(
+            kept or asked, self.network, self.accelerator, shape
+        )
+        why = "as the run was started with" if kept else why
         logger.info("memory format %s: %s", devices.format_name(self.memory_format), why)
 
     def _build_loaders(self) -> None:

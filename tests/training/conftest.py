@@ -1,0 +1,56 @@
+"""Runs that are stopped and go on, and what is compared between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anynet_dist.data.beton import build_beton
+from anynet_dist.data.samples import FolderSamples
+from anynet_dist.training.tracking import read_records
+
+TIMES = {"time", "images_per_second", "data_wait", "eta_seconds"}
+CLASSES = ("class0", "class1", "class2")
+
+
+@pytest.fixture(scope="session")
+def blob_betons(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.beton and val.beton of the blobs."""
+    folder = tmp_path_factory.mktemp("blob_betons")
+    for split in ("train", "val"):
+        samples = FolderSamples(blobs / split, list(CLASSES))
+        build_beton(samples, folder / f"{split}.beton", classes=CLASSES, workers=1)
+    return folder
+
+
+def log_without_times(run: Path) -> list[dict[str, Any]]:
+    """All records of a run, without what no two runs have in common."""
+    records = read_records(run / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights, moving average and optimizer state in a checkpoint, by file and name."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name in ("model.safetensors", "ema.safetensors"):
+        if (checkpoint / name).exists():
+            tensors |= {f"{name}:{key}": value for key, value in load_file(checkpoint / name).items()}
+    state = torch.load(checkpoint / "optimizer.bin", weights_only=True)["state"]
+    for number, entries in state.items():
+        tensors |= {f"optimizer:{number}:{key}": torch.as_tensor(value) for key, value in entries.items()}
+    return tensors
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both runs ended with the same network, average, optimizer and log, to the bit."""
+    first, second = (tensors_of(run / "checkpoints" / "last") for run in (one, other))
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+    assert log_without_times(one) == log_without_times(other)
+    final = [load_file(run / "model.safetensors") for run in (one, other)]
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
