@@ -197,17 +197,21 @@ class Trainer:
                 continue
             self._count_step()
             bar.advance()
-            if progress.step % self.config.train.log_every == 0 or self._epoch_ends:
+            log_now = progress.step % self.config.train.log_every == 0 or self._epoch_ends
+            save_now = self._agree(log_now)
+            if log_now:
                 self._log_training()
-            self._check_in()
+            if save_now:
+                self._save()
             if self.stop or self._epoch_ends:
                 break
 
-    def _check_in(self) -> None:
-        """After a step: save where it is time to; about once a second agree with the other ranks to stop."""
+    def _agree(self, log_now: bool) -> bool:
+        """After a step, and about once a second: agree with the other ranks whether to stop, and whether all
+        is well. Returns whether to save now."""
         progress, every = self.progress, parse_interval(self.config.checkpoint.every)
         save_now = every.unit == "steps" and progress.step % every.amount == 0
-        if self.meetings.due() or save_now or self._epoch_ends:
+        if self.meetings.due() or log_now or save_now:
             minutes = (time.monotonic() - self.saved_at) / 60
             save_due = every.unit == "minutes" and minutes >= every.amount
             counts = self.bad_steps.read()
@@ -218,8 +222,7 @@ class Trainer:
             self.state.update(progress)
         if self.stop:
             logger.info("%s: saving and stopping", reason(self.stop))
-        if self.stop or (save_now and not self._epoch_ends):
-            self._save()
+        return bool(self.stop) or (save_now and not self._epoch_ends)
 
     def _check_numbers(self, longest: int, new: int, age: int) -> None:
         """Raise NotFiniteError, on all ranks, after too many bad steps or one that damaged the network."""
@@ -227,23 +230,25 @@ class Trainer:
         if not new:
             return
         progress.bad_steps += new
-        first = progress.step - age + 1
+        back = min(max(longest, age), progress.step_in_epoch)
+        first = progress.step - back + 1
         damaged = self.meetings.meet(not all(is_finite(network) for network in self._networks.values()))[0]
         if longest <= allowed and not damaged:
             logger.warning("%d steps from step %d on were not finite and are left out", new, first)
             return
-        self._dump_bad_batch(age)
-        what = f"{longest} steps in a row" if longest > allowed else "weights or batch-norm statistics"
+        self._dump_bad_batch(back)
+        rows = "a step was" if longest == 1 else f"{longest} steps in a row were"
+        what = rows if longest > allowed else "weights or batch-norm statistics were"
         raise NotFiniteError(
-            f"{what} were not finite, from step {first} (epoch {progress.epoch + 1}) on: lower optim.lr,"
+            f"{what} not finite, from step {first} (epoch {progress.epoch + 1}) on: lower optim.lr,"
             " lengthen schedule.warmup_epochs or set train.clip_grad_norm. The images of that step are in"
             f" {self.folder.bad_batch}; the checkpoints are from before it"
         )
 
-    def _dump_bad_batch(self, age: int) -> None:
-        """Write this rank's part of the first bad step, `age` - 1 steps back, for looking at."""
+    def _dump_bad_batch(self, back: int) -> None:
+        """Write this rank's part of the first bad step, `back` - 1 steps before this one, for looking at."""
         accumulation, loader = self.plan.accumulation, self.loaders["train"]
-        loader.set_epoch(self.progress.epoch, (self.progress.step_in_epoch - age) * accumulation)
+        loader.set_epoch(self.progress.epoch, (self.progress.step_in_epoch - back) * accumulation)
         file = self.folder.bad_batch / f"rank_{self.accelerator.process_index}.safetensors"
         file.parent.mkdir(exist_ok=True)
         dump_batches(file, self.network, islice(loader, accumulation))
