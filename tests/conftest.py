@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="session")
@@ -81,16 +83,46 @@ def blobs_config(blobs: Path, tmp_path: Path) -> Path:
     return path
 
 
+def launch_command(*args: object, processes: int) -> list[str]:
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [*command, "anynet_dist", *map(str, args)]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start what `launch` runs, with stdout and stderr in one, and return it while it runs; kill it at the
+    end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*args: object, processes: int = 1, **environment: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                launch_command(*args, processes=processes),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def launch() -> Launch:
     """Run `anynet ARGS` in one process, or in several with torchrun, and return it with its output."""
 
     def run(*args: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m"]
-        if processes > 1:
-            command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
         result = subprocess.run(
-            [*command, "anynet_dist", *map(str, args)],
+            launch_command(*args, processes=processes),
             capture_output=True,
             text=True,
             timeout=240,

@@ -25,6 +25,7 @@ from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers, process_context
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.signals import helpers_spared
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ class TorchLoader:
         self._requests.transform = replace(self._requests.transform, resolution=resolution)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._loader:
+        with helpers_spared():
+            batches = iter(self._loader)
+        for images, labels in batches:
             yield self.transfer(images, labels)
 
     def close(self) -> None:

@@ -157,7 +157,7 @@ def restore(
         _load_average(path, average)
     statistics = path / _statistics(accelerator.process_index)
     if statistics.exists() and circumstances.world_size == accelerator.num_processes:
-        saved = torch.load(statistics, map_location=accelerator.device, weights_only=True)
+        saved = torch.load(statistics, map_location="cpu", weights_only=True)
         networks = [network] + ([average.module] if average else [])
         for number, module in enumerate(networks):
             prefix = f"{number}."

@@ -20,6 +20,7 @@ from torch import nn
 from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
+from anynet_dist.system.signals import helpers_spared
 from anynet_dist.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ def _wandb_tracker(config: Config, folder: RunFolder, mode: str) -> GeneralTrack
         config=asdict(config),
         settings=wandb.Settings(init_timeout=START_TIMEOUT_S),
     )
-    tracker.start()
+    with helpers_spared():
+        tracker.start()
     tracker.tracker.define_metric("*", step_metric="global_step")
     return tracker
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from safetensors.torch import load_file
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.samples import FolderSamples
 from anynet_dist.training.tracking import read_records
+from anynet_dist.training.trainer import Trainer
 
 TIMES = {"time", "images_per_second", "data_wait", "eta_seconds"}
 CLASSES = ("class0", "class1", "class2")
@@ -25,6 +30,27 @@ def blob_betons(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = FolderSamples(blobs / split, list(CLASSES))
         build_beton(samples, folder / f"{split}.beton", classes=CLASSES, workers=1)
     return folder
+
+
+def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal while it takes a step."""
+
+    def send(*_: object) -> None:
+        if trained.progress.step + 1 == step:
+            os.kill(os.getpid(), number)
+
+    trained.optimizer.optimizer.register_step_post_hook(send)
+
+
+def wait_for_step(run: Path, step: int, seconds: float = 90) -> None:
+    """Wait until a run in other processes has logged a step."""
+    end = time.monotonic() + seconds
+    while not (run / "metrics.jsonl").exists() or read_records(run / "metrics.jsonl")[-1:] == []:
+        assert time.monotonic() < end, f"{run} has logged nothing"
+        time.sleep(0.05)
+    while read_records(run / "metrics.jsonl")[-1]["step"] < step:
+        assert time.monotonic() < end, f"{run} has not come to step {step}"
+        time.sleep(0.05)
 
 
 def log_without_times(run: Path) -> list[dict[str, Any]]:
@@ -54,3 +80,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert log_without_times(one) == log_without_times(other)
     final = [load_file(run / "model.safetensors") for run in (one, other)]
     assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port for processes that meet without a launcher."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

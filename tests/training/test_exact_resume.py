@@ -1,7 +1,5 @@
 """A run that was stopped anywhere and went on is the run that was never stopped, to the bit."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from anynet_dist.config import load_config
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.training.progress import read_progress
 from anynet_dist.training.trainer import Trainer
-from tests.training.conftest import assert_same_run, tensors_of
+from tests.training.conftest import assert_same_run, signal_in_step, tensors_of
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -43,16 +41,6 @@ def options(request: pytest.FixtureRequest, blob_betons: Path) -> tuple[str, ...
 
 def trainer(config: Path, *overrides: str) -> Trainer:
     return Trainer(load_config(config, overrides).config)
-
-
-def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal while it takes a step."""
-
-    def send(*_: object) -> None:
-        if trained.progress.step + 1 == step:
-            os.kill(os.getpid(), number)
-
-    trained.optimizer.optimizer.register_step_post_hook(send)
 
 
 def test_from_each_step_on_a_resumed_run_ends_the_same(

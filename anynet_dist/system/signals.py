@@ -1,0 +1,28 @@
+"""The signals that ask a run to stop, and how to keep them from its helper processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+
+@contextmanager
+def helpers_spared() -> Iterator[None]:
+    """Processes started in the block never receive the signals that ask a run to stop.
+
+    Schedulers, launchers and terminals send those to all processes of a run. The run itself then saves
+    its state, for which it still needs its helpers; they end when it tells them to, or is gone. A blocked
+    signal stays blocked in the processes that are started meanwhile.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        # multiprocessing starts this helper of its own at some time, and then unblocks SIGTERM and SIGINT.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
