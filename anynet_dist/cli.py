@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from anynet_dist import commands
 from anynet_dist.system import distributed
-from anynet_dist.system.errors import StoppedEarly, UserError, nearest_name, unknown_name
+from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -110,7 +110,7 @@ def _overview() -> str:
 
 def _print_error(error: UserError) -> None:
     rank = int(os.environ.get("RANK", "0"))
-    if rank != 0:
+    if rank != 0 and not isinstance(error, LostRankError):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a trainer may have taken it over
         time.sleep(OTHER_RANKS_WAIT_S)
     name = f"anynet [rank {rank}]" if rank else "anynet"

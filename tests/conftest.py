@@ -16,6 +16,16 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=4, help="how often the soak test kills its run")
+
+
+@pytest.fixture
+def kills(pytestconfig: pytest.Config) -> int:
+    """How often the soak test kills its run."""
+    return int(pytestconfig.getoption("kills"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
@@ -113,7 +123,7 @@ def start() -> Iterator[Start]:
         for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
             child.kill()
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
             "only data.augment.random_resized_crop uses it",
         ),
         (
-            ("tracking.wandb_project", "tracking.wandb_entity", "tracking.tags"),
+            ("tracking.wandb_project", "tracking.wandb_entity", "tracking.tags", "tracking.timeout"),
             config.tracking.wandb == "off",
             "tracking.wandb is off",
         ),

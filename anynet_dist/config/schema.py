@@ -307,6 +307,8 @@ class TrackingConfig:
     """Team or user in Weights & Biases. Default: the one logged in."""
     tags: list[str] = field(default_factory=list)
     """Tags in Weights & Biases."""
+    timeout: Positive = 60.0
+    """Seconds to wait for Weights & Biases at the start and at the end; training does not wait for it."""
     tensorboard: bool = False
     """TensorBoard, with the graph of an example input."""
 

@@ -18,6 +18,10 @@ class RunError(UserError):
     exit_code = 1
 
 
+class LostRankError(RunError):
+    """Another process of the run is gone, or no longer answers."""
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing comes close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)

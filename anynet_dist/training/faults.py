@@ -11,7 +11,7 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 
-from anynet_dist.system.errors import RunError
+from anynet_dist.system.errors import LostRankError, RunError
 from anynet_dist.training.batches import BatchPlan
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
@@ -49,14 +49,14 @@ def meet_peers(rank: int) -> list[Peer]:
     return list(gather_object([Peer(rank, socket.gethostname(), os.getpid(), process.create_time())]))
 
 
-def lost_rank(error: BaseException, peers: list[Peer]) -> RunError | None:
+def lost_rank(error: BaseException, peers: list[Peer]) -> LostRankError | None:
     """In words, an error of a collective that another process's end or silence has caused; else None."""
     if len(peers) == 1 or not isinstance(error, RuntimeError) or not LOST_RANK.search(str(error)):
         return None
     gone = [str(peer) for peer in peers if peer.is_gone()]
     who = f"{', '.join(gone)} is gone" if gone else "another rank is gone or no longer answers"
     first_line = str(error).strip().splitlines()[0]
-    return RunError(
+    return LostRankError(
         f"{who} ({first_line}); its own messages say why. The same command with --run.resume auto goes on"
         " from the last checkpoint"
     )

@@ -8,6 +8,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from accelerate.tracking import GeneralTracker
 from torch import nn
 
 from anynet_dist.config.schema import Config
+from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
 from anynet_dist.system.signals import helpers_spared
@@ -28,15 +30,15 @@ logger = logging.getLogger(__name__)
 Outcome = Literal["finished", "stopped", "failed"]
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "stopped": StoppedEarly.exit_code, "failed": 1}
-START_TIMEOUT_S = 60.0
-FINISH_TIMEOUT_S = 60.0
 WAITING_RECORDS = 1000
 
 
 def check_trackers(config: Config) -> None:
-    """Raise UserError where a tracker that the config asks for is not installed."""
+    """Raise UserError where a tracker that the config asks for is not installed, or needs a login."""
     if config.tracking.wandb != "off":
         _require("wandb", "tracking.wandb")
+    if config.tracking.wandb == "online" and distributed.is_main():
+        _check_login()
     if config.tracking.tensorboard:
         _require("tensorboard", "tracking.tensorboard")
 
@@ -48,6 +50,16 @@ def _require(package: str, option: str) -> None:
         )
 
 
+def _check_login() -> None:
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "tracking.wandb: online needs a login: run 'wandb login', set WANDB_API_KEY, or take"
+            " --tracking.wandb offline"
+        )
+
+
 class Trackers:
     """Hands records to the trackers on a thread of its own, so that a slow one never holds up training.
 
@@ -55,8 +67,9 @@ class Trackers:
     """
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        """Start what the config asks for; for rank 0. Raises UserError where a login is missing."""
+        """Start what the config asks for; for rank 0."""
         self.started: list[GeneralTracker] = []
+        self.timeout = config.tracking.timeout
         if config.tracking.wandb != "off":
             self.started.append(_start_wandb(config, folder))
         if config.tracking.tensorboard:
@@ -101,21 +114,21 @@ class Trackers:
         )
 
     def finish(self, outcome: Outcome) -> None:
-        """Write out what is waiting and say how the run ended; gives up after a minute."""
+        """Write out what is waiting and say how the run ended, within the time that the config grants."""
         if not self.started:
             return
         for tracker in self.started:
             self._later(tracker, lambda tracker=tracker: _finish(tracker, outcome))  # type: ignore[misc]
         try:
-            self.tasks.put(None, timeout=FINISH_TIMEOUT_S)
+            self.tasks.put(None, timeout=self.timeout)
         except queue.Full:
             pass
         else:
-            self.thread.join(FINISH_TIMEOUT_S)
+            self.thread.join(self.timeout)
         if self.thread.is_alive():
             logger.warning(
                 "Weights & Biases did not finish within %.0f s: 'wandb sync' uploads the rest",
-                FINISH_TIMEOUT_S,
+                self.timeout,
             )
         if self.thread.is_alive() or "wandb" in self.broken:
             _end_wandb_service()
@@ -152,18 +165,10 @@ def _finish(tracker: GeneralTracker, outcome: Outcome) -> None:
 
 def _start_wandb(config: Config, folder: RunFolder) -> GeneralTracker:
     """Start in the mode that the config asks for; offline, with a warning, where the service is away."""
-    import wandb
-
     # wandb keeps offline records in memory for 15 s unless told otherwise: a killed run would lose them.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-    mode = config.tracking.wandb
     try:
-        return _wandb_tracker(config, folder, mode)
-    except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-        raise UserError(
-            f"tracking.wandb: {mode} needs a login: run 'wandb login', set WANDB_API_KEY, or take"
-            f" --tracking.wandb offline ({str(error).splitlines()[0]})"
-        ) from None
+        return _wandb_tracker(config, folder, config.tracking.wandb)
     except Exception as error:  # whatever keeps wandb from starting must not keep the run from it
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning(
@@ -171,6 +176,7 @@ def _start_wandb(config: Config, folder: RunFolder) -> GeneralTracker:
             folder.path / "wandb",
             first_line,
         )
+        _end_wandb_service()
         return _wandb_tracker(config, folder, "offline")
 
 
@@ -188,7 +194,7 @@ def _wandb_tracker(config: Config, folder: RunFolder, mode: str) -> GeneralTrack
         id=_wandb_id(folder),
         resume="allow",
         config=asdict(config),
-        settings=wandb.Settings(init_timeout=START_TIMEOUT_S),
+        settings=wandb.Settings(init_timeout=config.tracking.timeout),
     )
     with helpers_spared():
         tracker.start()
@@ -205,10 +211,14 @@ def _wandb_id(folder: RunFolder) -> str:
 
 
 def _end_wandb_service() -> None:
-    """End wandb's helper processes, for which the end of this process would wait."""
+    """End wandb's helper processes, for which the end of this process would wait, and its own clean-up."""
+    import wandb
+
     for process in psutil.Process().children(recursive=True):
         try:
             if process.name().startswith(("wandb", "gpu_stats")):
                 process.kill()
         except psutil.NoSuchProcess:
             continue
+    with suppress(Exception, SystemExit):  # it misses the process just ended
+        wandb.teardown()

@@ -1,0 +1,91 @@
+"""A run of two processes, killed again and again at random moments, against the same run left in peace.
+
+`pytest tests/training/test_soak.py --kills 20 -s` is the long form; the numbers go into docs/reliability.md.
+"""
+
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Start
+from tests.training.conftest import assert_same_run
+
+HOW = ("SIGKILL rank 0", "SIGKILL rank 1", "SIGKILL all", "SIGTERM", "SIGUSR1")
+EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
+
+
+def everything(kills: int) -> tuple[str, ...]:
+    """Accumulation, mixing, dropout, a moving average, images that grow, and checkpoints amid the epochs."""
+    epochs = 30 + 10 * kills
+    return (
+        *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
+        *("--model.dropout", "0.2", "--ema.decay", "0.9", "--data.augment.mixup", "0.2"),
+        *("--data.start_res", "8", "--data.res_ramp", "0", str(epochs), "--checkpoint.every", "4 steps"),
+        *("--eval.every", "3", "--run.resume", "auto"),
+    )
+
+
+def begin(start: Start, config: Path, port: int, *options: object) -> list[subprocess.Popen[str]]:
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    numbers = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return [start("train", config, *options, **world, **number) for number in numbers]
+
+
+def disturb(ranks: list[subprocess.Popen[str]], how: str) -> None:
+    if how == "SIGKILL all":
+        for rank in ranks:
+            for process in (psutil.Process(rank.pid), *psutil.Process(rank.pid).children(recursive=True)):
+                process.kill()
+    elif how.startswith("SIGKILL"):
+        ranks[int(how[-1])].kill()
+    else:
+        for rank in ranks:
+            rank.send_signal(getattr(signal, how))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
+    blobs_config: Path,
+    tmp_path: Path,
+    start: Start,
+    free_port: int,
+    kills: int,
+    launch: Callable[..., object],
+) -> None:
+    options = everything(kills)
+    launch("train", blobs_config, *options, "--run.dir", tmp_path / "whole", processes=2)
+    chance, done, lost = random.Random(0), Counter[str](), 0.0
+    order = [HOW[number % len(HOW)] for number in range(kills)]
+    chance.shuffle(order)
+    for how in order:
+        ranks = begin(start, blobs_config, free_port, *options)
+        log = tmp_path / "run" / "metrics.jsonl"
+        before = log.stat().st_size if log.exists() else 0
+        while not log.exists() or log.stat().st_size == before:  # until it trains, or is at the end
+            if ranks[0].poll() is not None:
+                break
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 1.5))
+        if ranks[0].poll() is not None:
+            pytest.fail(f"the run ended before the kill: {ranks[0].communicate()[0]}")
+        disturb(ranks, how)
+        disturbed = time.monotonic()
+        outputs = [rank.communicate(timeout=90)[0] for rank in ranks]
+        lost = max(lost, time.monotonic() - disturbed)
+        codes = {rank.returncode for rank in ranks}
+        assert codes <= EXPECTED_CODES, "\n".join(outputs)
+        assert not any("Traceback" in output for output in outputs), "\n".join(outputs)
+        done[how] += 1
+    launch("train", blobs_config, *options, processes=2)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    print(
+        f"\n{dict(done)}: the same weights, optimizer and log; all ranks had ended after {lost:.1f} s at most"
+    )
