@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -33,10 +34,11 @@ class StopRequests:
         self.signal = 0
         self.noted = 0.0
         self.limits = _time_limits(config)
-        names = ("SIGTERM", "SIGINT", config.stop_signal)
-        self.previous = {
-            number: signal.signal(number, self._note) for number in (getattr(signal, name) for name in names)
-        }
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", config.stop_signal)]
+        if threading.current_thread() is not threading.main_thread():
+            logger.warning("not in the main thread: signals do not stop this run")
+            numbers = []
+        self.previous = {number: signal.signal(number, self._note) for number in numbers}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.signal and time.monotonic() - self.noted >= SECOND_PRESS_S
