@@ -50,6 +50,26 @@ def disturb(ranks: list[subprocess.Popen[str]], how: str) -> None:
             rank.send_signal(getattr(signal, how))
 
 
+def ends(ranks: list[subprocess.Popen[str]], how: str) -> list[str]:
+    """What the ranks said, once both have ended; where one does not, the test fails with what all of it does."""
+    try:
+        return [rank.communicate(timeout=90)[0] for rank in ranks]
+    except subprocess.TimeoutExpired:
+        states = [f"rank {number}: {rank.poll()}" for number, rank in enumerate(ranks)]
+        for rank in ranks:
+            rank.send_signal(signal.SIGABRT)  # faulthandler shows the stacks of all threads
+        time.sleep(2)
+        helpers = [
+            f"{p.pid} {p.status()} {p.cmdline()}"
+            for p in psutil.process_iter()
+            if "anynet_dist" in str(p.cmdline())
+        ]
+        for rank in ranks:
+            rank.kill()
+        said = [rank.stdout.read() if rank.stdout else "" for rank in ranks]
+        pytest.fail("\n".join([f"{how}: a rank did not end", *states, *helpers, *said]))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
@@ -78,11 +98,12 @@ def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
             pytest.fail(f"the run ended before the kill: {ranks[0].communicate()[0]}")
         disturb(ranks, how)
         disturbed = time.monotonic()
-        outputs = [rank.communicate(timeout=90)[0] for rank in ranks]
+        outputs = ends(ranks, how)
         lost = max(lost, time.monotonic() - disturbed)
         codes = {rank.returncode for rank in ranks}
         assert codes <= EXPECTED_CODES, "\n".join(outputs)
-        assert not any("Traceback" in output for output in outputs), "\n".join(outputs)
+        alive = [output for rank, output in zip(ranks, outputs, strict=True) if rank.returncode >= 0]
+        assert not any("Traceback" in output for output in alive), "\n".join(outputs)
         done[how] += 1
     launch("train", blobs_config, *options, processes=2)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
