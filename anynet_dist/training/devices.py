@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -64,29 +65,39 @@ def choose_precision(config: Config) -> tuple[Precision, str]:
     return "fp32", f"this {device} has no bf16 arithmetic"
 
 
-def build_accelerator(config: Config, precision: str, accumulation: int) -> Accelerator:
+def build_accelerator(
+    config: Config,
+    precision: str,
+    accumulation: int,
+    kind: Callable[..., Accelerator] = Accelerator,
+    backend: str | None = None,
+    **engine: Any,
+) -> Accelerator:
     """The Accelerator of a run, for however many processes the launcher started.
 
     Our loaders always hold whole global batches, so gradients are synchronised by count alone and nothing
     is carried over the end of an epoch. Batch-norm buffers are averaged before evaluation, so DDP
-    need not broadcast them at each step.
+    need not broadcast them at each step. `kind`, `backend` and `engine` are what an engine other than DDP
+    wants different (see training/engine.py).
     """
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not config.train.deterministic
-    return Accelerator(
-        cpu=on_cpu(config),
-        mixed_precision=ACCELERATE_NAMES[precision],
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
+    chosen_backend = {"backend": backend} if backend else {}
+    arguments: dict[str, Any] = {
+        "cpu": on_cpu(config),
+        "mixed_precision": ACCELERATE_NAMES[precision],
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(
             num_steps=accumulation, sync_with_dataloader=False
         ),
-        dynamo_plugin=TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
-        kwargs_handlers=[
+        "dynamo_plugin": TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
+        "kwargs_handlers": [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout)),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **chosen_backend),
         ],
-    )
+    }
+    return kind(**arguments | engine)
 
 
 def describe_devices(accelerator: Accelerator) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from anynet_dist.config import Config, load_config
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import build, devices
+from anynet_dist.training.engine import forget_engine
 from anynet_dist.training.evaluation import Scores, evaluate
 from anynet_dist.training.weights import load_network
 
@@ -26,6 +27,7 @@ def evaluate_run(path: str, split: str, weights: str = "auto", overrides: Sequen
     if splits[split].info.classes != description.classes:
         raise UserError(f"{splits[split].path} has other classes than the network was trained on")
     precision, _ = devices.choose_precision(config)
+    forget_engine()
     accelerator = devices.build_accelerator(config, precision, accumulation=1)
     shape = (config.eval.batch_size, 3, description.resolution, description.resolution)
     memory_format, _ = devices.choose_memory_format(config.train.memory_format, network, accelerator, shape)

@@ -61,6 +61,8 @@ class Circumstances:
     precision: Precision
     memory_format: str
     total_steps: int
+    engine: str = "DDP"
+    """Whose optimizer state the checkpoint holds."""
     data: dict[str, str] = field(default_factory=dict)
     """Split -> digest of its classes and labels."""
 

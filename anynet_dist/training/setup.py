@@ -18,6 +18,7 @@ from anynet_dist.training import build, devices
 from anynet_dist.training.batches import plan_batches
 from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
 from anynet_dist.training.config_changes import check_changes
+from anynet_dist.training.engine import choose_engine
 from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.optimizers import build_optimizer
@@ -65,9 +66,14 @@ class RunSetup:
             again = replace(config, train=replace(config.train, precision=self.before.precision))
             self.precision, why = devices.choose_precision(again)[0], "as the run was started with"
         self.plan = plan_batches(config.train.global_batch, distributed.world_size(), self._device_batch())
-        self.accelerator = devices.build_accelerator(config, self.precision, self.plan.accumulation)
+        self.engine = choose_engine(config)
+        if self.before:
+            self.engine.check_checkpoint(self.before.engine, self.before.world_size)
+        self.accelerator = self.engine.start(self.precision, self.plan)
         set_seed(config.run.seed)
         logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
+        if self.engine.name != "DDP":
+            logger.info("engine %s: as the launcher asks", self.engine.name)
         logger.info("precision %s: %s", self.precision, why)
         logger.info("batch: %s", self.plan)
 
@@ -81,7 +87,7 @@ class RunSetup:
         self.network = build_anynet(**self.description.model)
         if config.model.pretrained:
             load_pretrained(self.network, config.model.pretrained)
-        self.frozen = freeze(self.network, config.model.freeze)
+        freeze(self.network, config.model.freeze)
         self._choose_memory_format()
         self.network.to(accelerator.device).to(memory_format=self.memory_format)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -92,8 +98,11 @@ class RunSetup:
         self.mixing = Mixing(config.model.num_classes or 0, augment.mixup, augment.cutmix, config.run.seed)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
         # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
-        optimizer = build_optimizer(self.network, config.optim, fused=accelerator.scaler is None)
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        fused = accelerator.scaler is None and self.engine.fused_optimizer
+        self.model, self.optimizer = self.engine.prepare(
+            self.network, lambda trained: build_optimizer(trained, config.optim, fused)
+        )
+        self.frozen = [self.engine.trained.get_submodule(part) for part in config.model.freeze]
         own_model_files(accelerator, self.network)
 
     def _choose_memory_format(self) -> None:
@@ -132,6 +141,7 @@ class RunSetup:
             precision=self.precision,
             memory_format=devices.format_name(self.memory_format),
             total_steps=self.total_steps,
+            engine=self.engine.name,
             data={name: data_digest(split.info) for name, split in self.splits.items()},
         )
 

@@ -20,7 +20,7 @@ from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log, log_to_file
 from anynet_dist.training import build, faults
-from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batches, gradient_norm, is_finite
+from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batches, is_finite
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
 from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
@@ -70,11 +70,10 @@ class Trainer:
             self.resources.callback(setup.close)
             self.config, self.plan, self.accelerator = setup.config, setup.plan, setup.accelerator
             self.network, self.model, self.average = setup.network, setup.model, setup.average
-            self.optimizer, self.loaders = setup.optimizer, setup.loaders
+            self.engine, self.optimizer, self.loaders = setup.engine, setup.optimizer, setup.loaders
             self._prepare_folder(early_log)
         self.peers = faults.meet_peers(self.accelerator.process_index)
         self.bad_steps = BadSteps(self.accelerator.device, self.optimizer.optimizer)
-        self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._resume()
 
     def _prepare_folder(self, early_log: MemoryHandler) -> None:
@@ -232,6 +231,7 @@ class Trainer:
         progress.bad_steps += new
         back = min(max(longest, age), progress.step_in_epoch)
         first = progress.step - back + 1
+        self.engine.collect()
         damaged = self.meetings.meet(not all(is_finite(network) for network in self._networks.values()))[0]
         if longest <= allowed and not damaged:
             logger.warning("%d steps from step %d on were not finite and are left out", new, first)
@@ -257,6 +257,7 @@ class Trainer:
         progress = self.progress
         progress.sums = self.scores.total(self.accelerator)
         progress.records = self.log.records
+        self.engine.collect()
         state = TrainingState(
             accelerator=self.accelerator,
             network=self.network,
@@ -278,24 +279,23 @@ class Trainer:
         accelerator = self.accelerator
         inputs, targets = self.setup.mixing(images, labels, self._batch_number())
         with accelerator.accumulate(self.model):
-            logits = self.model(inputs)
+            logits = self.model(inputs).float()
             loss = self.setup.criterion(logits, targets)
-            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                self.lr = self.config.optim.lr * self.setup.schedule(self.progress.updates)
+                set_learning_rate(self.optimizer, self.lr)
+            accelerator.backward(loss)  # with DeepSpeed the optimizer's step too
             self.bad_steps.watch_loss(loss)
             if accelerator.sync_gradients:
                 self._clip_gradients()
-                self.lr = self.config.optim.lr * self.setup.schedule(self.progress.updates)
-                set_learning_rate(self.optimizer, self.lr)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.scores.update(logits, labels, loss * len(labels))
 
     def _clip_gradients(self) -> None:
         limit = self.config.train.clip_grad_norm
-        if limit:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        elif self.bad_steps.skips:
-            norm = gradient_norm(self.trained)
+        if limit or self.bad_steps.skips:
+            norm = self.engine.clip_gradients(limit)
         if self.bad_steps.skips:
             self.bad_steps.watch_gradients(norm)
 
@@ -315,6 +315,7 @@ class Trainer:
         if self.accelerator.optimizer_step_was_skipped:
             progress.skipped += 1
         elif self.average and progress.step % self.average.every == 0:
+            self.engine.collect()
             self.average.update(self.network)
             progress.average_updates = self.average.updates
 
@@ -343,6 +344,7 @@ class Trainer:
         config, progress = self.config, self.progress
         if progress.step_in_epoch == self.setup.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+        self.engine.collect()
         self._settle_batch_norm()
         is_best = False
         if "val" in self.setup.splits and (self.finishing or progress.epoch % config.eval.every == 0):
