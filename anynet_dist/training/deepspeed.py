@@ -101,10 +101,10 @@ class DeepSpeedShardedEngine(DeepSpeedEngine, ShardedEngine):
     """Trains with ZeRO-3: the weights are spread over the ranks too."""
 
     def _whole_parameters(self) -> Iterator[Tensor]:
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
         for parameter in self.trained.parameters():
-            with GatheredParameters([parameter]):
+            with deepspeed.zero.GatheredParameters([parameter]):
                 yield parameter.data
 
 
@@ -160,7 +160,9 @@ def fill_settings(settings: Settings, config: Config, precision: str, plan: Batc
     filled = dict(settings)
     for key, (value, option) in decided.items():
         if filled.get(key, "auto") not in ("auto", value):
-            raise UserError(f"DeepSpeed's {key} is {filled[key]}, the run's {value}: leave it out, {option} decides")
+            raise UserError(
+                f"DeepSpeed's {key} is {filled[key]}, the run's {value}: leave it out, {option} decides"
+            )
         filled[key] = value
     # Not DeepSpeed's own bf16, which casts batch norm's weights but not its statistics.
     filled["torch_autocast"] = {"enabled": precision == "bf16", "dtype": "bfloat16"}

@@ -71,8 +71,8 @@ class Engine:
         """Raise UserError where a checkpoint of another engine, or of other processes, cannot be resumed."""
         if made_by != self.name:
             raise UserError(
-                f"the checkpoint's optimizer state is {made_by}'s and does not fit {self.name}: launch as then,"
-                " or start a new run from its weights with --model.pretrained"
+                f"the checkpoint's optimizer state is {made_by}'s and does not fit {self.name}: launch as"
+                " then, or start a new run from its weights with --model.pretrained"
             )
 
 
@@ -134,7 +134,7 @@ class AutocastAccelerator(Accelerator):
 
 
 def choose_engine(config: Config) -> Engine:
-    """The engine that the launcher asks for by its environment variables. Raises UserError if it cannot be."""
+    """The engine that the launcher asks for, by its environment variables. Raises UserError if it is none."""
     if _asks_for(DEEPSPEED):
         from anynet_dist.training.deepspeed import deepspeed_engine
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import load_model
+from safetensors.torch import load_file
 from torch import nn
 
 from anynet_dist.config import Config, dump_config
@@ -129,7 +129,7 @@ def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
 
     def load_ours(models: list[nn.Module], folder: str) -> None:
         models.clear()
-        load_model(network, str(Path(folder) / NETWORK))
+        network.load_state_dict(load_file(Path(folder) / NETWORK))
 
     accelerator.register_save_state_pre_hook(drop_weights)
     accelerator.register_load_state_pre_hook(load_ours)
@@ -168,7 +168,7 @@ def restore(
 
 def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:
     """Load only the weights of a checkpoint, and those of the moving average."""
-    load_model(network, str(path / NETWORK))
+    network.load_state_dict(load_file(path / NETWORK))
     if average:
         _load_average(path, average)
 
@@ -176,4 +176,4 @@ def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) 
 def _load_average(path: Path, average: WeightAverage) -> None:
     if not (path / AVERAGE).exists():
         logger.warning("%s has no moving average: it starts afresh from the weights", path)
-    load_model(average.module, str(path / (AVERAGE if (path / AVERAGE).exists() else NETWORK)))
+    average.module.load_state_dict(load_file(path / (AVERAGE if (path / AVERAGE).exists() else NETWORK)))

@@ -18,8 +18,8 @@ from anynet_dist.training import build, devices
 from anynet_dist.training.batches import plan_batches
 from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
 from anynet_dist.training.config_changes import check_changes
-from anynet_dist.training.engine import choose_engine
 from anynet_dist.training.ema import WeightAverage
+from anynet_dist.training.engine import choose_engine
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.optimizers import build_optimizer
 from anynet_dist.training.progress import Circumstances, Progress, data_digest, read_circumstances
