@@ -97,7 +97,7 @@ started=$SECONDS
 check_python
 say "installing into .venv (python, torch and the rest; a few GB the first time)"
 make_environment
-pip_install --editable '.[dev,export,tensorboard,wandb]'
+pip_install --editable '.[deepspeed,dev,export,tensorboard,wandb]'
 install_ffcv
 # A set-up that wanted FFCV and did without it is looked at again next time.
 if [ "${ANYNET_FFCV:-yes}" = no ] || [ "$(uname -s)" != Linux ] || .venv/bin/python -c 'import ffcv' 2>/dev/null; then

@@ -68,7 +68,7 @@ class DeepSpeedEngine(Engine):
             kind=lambda **arguments: AutocastAccelerator(precision, **arguments),
             backend="gloo" if cpu else None,
             cpu=False,  # True would turn DeepSpeed off
-            deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=filled),
+            deepspeed_plugin=_plugin(filled),
         )
         # Its warnings tell of torch's own optimizers, which we use on purpose.
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -76,6 +76,8 @@ class DeepSpeedEngine(Engine):
 
     def prepare(self, network: nn.Module, make_optimizer: MakeOptimizer) -> tuple[nn.Module, Any]:
         """As in Engine."""
+        # Shares are cut from contiguous weights; images may be channels-last all the same.
+        network.to(memory_format=torch.contiguous_format)
         model, optimizer = super().prepare(network, make_optimizer)
         # DeepSpeed reads its files by unpickling whatever is in them.
         model.checkpoint_engine.load = _load_safely  # type: ignore[union-attr]
@@ -164,9 +166,21 @@ def fill_settings(settings: Settings, config: Config, precision: str, plan: Batc
                 f"DeepSpeed's {key} is {filled[key]}, the run's {value}: leave it out, {option} decides"
             )
         filled[key] = value
-    # Not DeepSpeed's own bf16, which casts batch norm's weights but not its statistics.
-    filled["torch_autocast"] = {"enabled": precision == "bf16", "dtype": "bfloat16"}
+    # Not DeepSpeed's own bf16, which casts batch norm's weights but not its statistics. The modules named
+    # here would have their gradients averaged in bf16; DDP averages in fp32.
+    filled["torch_autocast"] = {
+        "enabled": precision == "bf16",
+        "dtype": "bfloat16",
+        "lower_precision_safe_modules": [],
+    }
     return filled
+
+
+def _plugin(settings: Settings) -> DeepSpeedPlugin:
+    try:
+        return DeepSpeedPlugin(hf_ds_config=settings)
+    except ValueError as error:  # accelerate's own config file says things beside the JSON file
+        raise UserError(f"the launcher's DeepSpeed options: {error}") from None
 
 
 def _stay_on_cpu() -> None:
@@ -189,4 +203,3 @@ def _plain_classes() -> list[Any]:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     return [LossScaler, ZeroStageEnum, fragment_address]
-

@@ -146,6 +146,7 @@ def choose_engine(config: Config) -> Engine:
     if fsdp_becomes_ddp(config):
         if distributed.is_main():
             logger.warning("FSDP2 needs a GPU for each process: without, accelerate trains with DDP")
+        forget_engine()
         return Engine(config)
     from anynet_dist.training.fsdp import FullyShardedEngine
 

@@ -44,7 +44,7 @@ class FullyShardedEngine(ShardedEngine):
         trained.to(memory_format=torch.contiguous_format)
         device = next(network.parameters()).device.type
         autocast = torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
-        trained.forward = autocast(trained.forward)  # type: ignore[method-assign]
+        trained.forward = autocast(trained.forward)
         return trained
 
     def clip_gradients(self, limit: float | None) -> Tensor:
