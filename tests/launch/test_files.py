@@ -20,7 +20,14 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.M | re.S)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 FILES = sorted((ROOT / "launch").glob("*.yaml"))
 # Batch norm and the order of images are the same for two processes and for one that accumulates two.
-OPTIONS: tuple[str, ...] = ("--train.max_steps", "4", "--train.clip_grad_norm", "1", "--schedule.name", "constant")
+OPTIONS: tuple[str, ...] = (
+    "--train.max_steps",
+    "4",
+    "--train.clip_grad_norm",
+    "1",
+    "--schedule.name",
+    "constant",
+)
 OPTIONS += ("--ema.decay", "0.9", "--ema.every", "2")
 LAUNCHED = "accelerate launch --config_file launch/"
 

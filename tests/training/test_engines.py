@@ -170,7 +170,14 @@ def test_networks_share_buffers() -> None:
 def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
     blobs_config: Path, tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: tuple[str, ...] = ("--schedule.name", "constant", "--train.clip_grad_norm", "1", "--ema.decay", "0.9")
+    options: tuple[str, ...] = (
+        "--schedule.name",
+        "constant",
+        "--train.clip_grad_norm",
+        "1",
+        "--ema.decay",
+        "0.9",
+    )
     options += ("--train.max_device_batch", "6", "--train.memory_format", "channels_last")
     launch(
         "train", blobs_config, *options, "--train.max_steps", "4", "--run.dir", tmp_path / "ddp", processes=2
