@@ -65,3 +65,13 @@ def test_cifar_takes_no_beton_file(tmp_path: Path) -> None:
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 images, fewer than one batch of 64"):
         run("loader", "--root", str(images(tmp_path, 3)))
+
+
+def test_scaling_shows_a_column_for_each_number_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    run("scaling", "--model", "resnet50", "--images-per-second", "2790", "--gpus", "8", "64")
+    rows = {line[:36].strip(): line[36:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["GPUs"] == ["8", "64"]
+    assert rows["global batch"] == ["1,024", "8,192"]
+    assert rows["sent a GPU and step (MB)"] == [f"{2 * (n - 1) / n * 4 * 25.557032:.1f}" for n in (8, 64)]
+    with pytest.raises(UserError, match="unknown preset 'resnet5'"):
+        run("scaling", "--model", "resnet5", "--images-per-second", "1")
