@@ -117,13 +117,10 @@ def _show_scaling(args: argparse.Namespace) -> None:
 
 
 def _parameters(model: str) -> int:
-    import torch
+    from anynet_dist.models.complexity import network_complexity
+    from anynet_dist.models.vocabulary import network_spec
 
-    from anynet_dist.models.anynet import build_anynet
-
-    with torch.device("meta"):
-        network = build_anynet(preset=model, num_classes=1000)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return network_complexity(network_spec(preset=model, num_classes=1000)).params
 
 
 def _bench_loader(args: argparse.Namespace) -> None:

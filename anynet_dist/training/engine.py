@@ -55,6 +55,7 @@ class Engine:
         """What to call in training, and its optimizer."""
         self.network = self.trained = network
         model, optimizer = self.accelerator.prepare(network, make_optimizer(network))
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         return model, optimizer
 
     def collect(self) -> None:
@@ -62,10 +63,9 @@ class Engine:
 
     def clip_gradients(self, limit: float | None) -> Tensor:
         """The norm of all gradients together, scaled down to at most `limit`."""
-        parameters = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         if limit:
-            return self.accelerator.clip_grad_norm_(parameters, limit)
-        return gradient_norm(parameters)
+            return self.accelerator.clip_grad_norm_(self.parameters, limit)
+        return gradient_norm(self.parameters)
 
     def check_checkpoint(self, made_by: str, world_size: int) -> None:
         """Raise UserError where a checkpoint of another engine, or of other processes, cannot be resumed."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,15 @@ def test_scaling_shows_a_column_for_each_number_of_gpus(capsys: pytest.CaptureFi
     assert rows["sent a GPU and step (MB)"] == [f"{2 * (n - 1) / n * 4 * 25.557032:.1f}" for n in (8, 64)]
     with pytest.raises(UserError, match="unknown preset 'resnet5'"):
         run("scaling", "--model", "resnet5", "--images-per-second", "1")
+
+
+def test_the_tables_of_the_docs_are_what_the_commands_above_them_print(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (root / "docs" / "scaling.md").read_text()
+    tables = re.findall(r"`anynet bench ([^`]*)`\n\n```text\n(.*?)```", text, flags=re.S)
+    assert len(tables) == 4
+    for words, shown in tables:
+        run(*words.split())
+        printed = capsys.readouterr().out
+        assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines(), words
