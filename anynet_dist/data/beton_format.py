@@ -10,9 +10,10 @@ trusted input.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +45,27 @@ class BetonError(UserError):
     """A .beton file that is damaged, incomplete, foreign or does not fit its sidecar."""
 
 
+class FileState(NamedTuple):
+    """What shows that a file was written to."""
+
+    size: int
+    modified: int
+    """Nanoseconds since 1970."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """The state that a stat call found."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+
 @dataclass(frozen=True)
 class BetonTable:
     """What a .beton file says about its samples; every array has shape (num_samples,), in the order of the
     samples."""
 
     path: Path
+    state: FileState
+    """Of the file when it was read."""
     page_size: int
     labels: NDArray[np.int64]
     heights: NDArray[np.int64]
@@ -78,18 +94,18 @@ def read_table(path: Path) -> BetonTable:
     """Read and check the header and tables of a .beton file of images and labels; raises BetonError."""
     try:
         with open(path, "rb") as file:
-            return _read(path, file, path.stat().st_size)
+            return _read(path, file, FileState.of(os.fstat(file.fileno())))
     except OSError as error:
         raise BetonError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path, file: BinaryIO, file_size: int) -> BetonTable:
-    header = _read_header(path, file, file_size)
+def _read(path: Path, file: BinaryIO, state: FileState) -> BetonTable:
+    header = _read_header(path, file, state.size)
     num_samples, table_start = int(header["num_samples"]), int(header["table_start"])
     _check_fields(path, file)
     metadata_end = METADATA_START + num_samples * SAMPLE.itemsize
-    if table_start + num_samples * ALLOCATION.itemsize != file_size or metadata_end > table_start:
-        raise _damaged(path, f"its tables for {num_samples} samples do not fit its {file_size} bytes")
+    if table_start + num_samples * ALLOCATION.itemsize != state.size or metadata_end > table_start:
+        raise _damaged(path, f"its tables for {num_samples} samples do not fit its {state.size} bytes")
     samples = _read_array(file, SAMPLE, METADATA_START, num_samples)
     allocations = _read_array(file, ALLOCATION, table_start, num_samples)
     digest = hashlib.sha256(_read_array(file, np.dtype("u1"), 0, METADATA_START))
@@ -99,6 +115,7 @@ def _read(path: Path, file: BinaryIO, file_size: int) -> BetonTable:
     _check_allocations(path, samples, allocations, metadata_end, table_start)
     return BetonTable(
         path=path,
+        state=state,
         page_size=int(header["page_size"]),
         labels=samples["label"].astype(np.int64),
         heights=samples["image"]["height"].astype(np.int64),

@@ -206,7 +206,7 @@ def compare(
             if (
                 index >= len(table)
                 or tuple(column[index] for column in columns) != expected
-                or stored.stored(index).tobytes() != data
+                or stored.stored(index) != data
             ):
                 different.append(index)
         first += len(chunk.rows)

@@ -2,6 +2,8 @@
 
 numba keeps the compiled code on disk, so only the first start ever waits for it. For that, FFCV's C
 functions are known to it by name: code that holds their addresses could not be kept.
+
+Samples are read, not mapped into memory (see `beton_file`); of a raw one, only the rows that are needed.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from ffcv.libffcv import ctypes_imdecode, ctypes_memcopy, ctypes_resize
-from ffcv.utils import cast_int_to_byte_ptr as _pointer
 from numba import carray, njit, prange, types
 
 from anynet_dist.data.augment import (
@@ -32,22 +32,36 @@ from anynet_dist.data.augment import (
     WIDTH,
 )
 from anynet_dist.data.beton_format import JPEG
+from anynet_dist.data.ffcv_parts import cast_int_to_byte_ptr as _pointer
+from anynet_dist.data.ffcv_parts import libffcv
+
+DAMAGED, UNREADABLE = 1, 2
+"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, or its bytes cannot be read."""
 
 
 def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
     """A C function that compiled code calls by name; `arguments` holds a letter each, as in ctypes."""
-    letters = {"p": types.voidptr, "q": types.int64, "Q": types.uint64, "I": types.uint32, "?": types.boolean}
+    letters = {
+        "p": types.voidptr,
+        "q": types.int64,
+        "Q": types.uint64,
+        "i": types.int32,
+        "I": types.uint32,
+        "?": types.boolean,
+    }
     address = ctypes.cast(function, ctypes.c_void_p).value
     llvmlite.binding.add_symbol(name, address)
     return types.ExternalFunction(name, result(*(letters[letter] for letter in arguments)))
 
 
 # int imdecode(source, size, height, width, out, crop_height, crop_width, y, x, scale, scale, crop, flip)
-_imdecode = _external("anynet_ffcv_imdecode", ctypes_imdecode, "pQIIpIIIIII??", types.int32)
+_imdecode = _external("anynet_ffcv_imdecode", libffcv.ctypes_imdecode, "pQIIpIIIIII??", types.int32)
 # void resize(mode, source, height, width, top, bottom, left, right, out, out_height, out_width)
 # void my_memcpy(source, target, size)
-_memcpy = _external("anynet_ffcv_memcpy", ctypes_memcopy, "qqQ", types.void)
-_resize = _external("anynet_ffcv_resize", ctypes_resize, "qqqqqqqqqqq", types.void)
+_memcpy = _external("anynet_ffcv_memcpy", libffcv.ctypes_memcopy, "qqQ", types.void)
+_resize = _external("anynet_ffcv_resize", libffcv.ctypes_resize, "qqqqqqqqqqq", types.void)
+# ssize_t pread(file, target, size, offset), of the C library
+_pread = _external("anynet_pread", libffcv.libc.pread, "iqQq", types.int64)
 
 
 def _compiled(**options: Any) -> Callable[..., Any]:
@@ -63,15 +77,33 @@ def _compiled(**options: Any) -> Callable[..., Any]:
 
 
 @_compiled()
-def _read(data, height, width, mode):  # type: ignore[no-untyped-def]
-    """The sample's pixels, shape (H, W, 3), and whether they could be decoded."""
+def _bytes(file, start, size):  # type: ignore[no-untyped-def]
+    """`size` bytes of an open file from `start` on, and whether they could be read."""
+    data = np.empty(size, np.uint8)
+    done = 0
+    while done < size:
+        count = _pread(file, data.ctypes.data + done, size - done, start + done)
+        if count <= 0:
+            return data, False
+        done += count
+    return data, True
+
+
+@_compiled()
+def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
+    """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
+    them, and what to note as FAILED."""
     if mode != JPEG:
-        return data.reshape(height, width, 3), True
+        data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
+        return data.reshape(row[HEIGHT], width, 3), row[TOP], 0 if whole else UNREADABLE
+    data, whole = _bytes(file, start, size)
     image = np.empty((height, width, 3), np.uint8)
+    if not whole:
+        return image, 0, UNREADABLE
     status = _imdecode(
         data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
     )
-    return image, status == 0
+    return image, 0, 0 if status == 0 else DAMAGED
 
 
 @_compiled()
@@ -130,18 +162,17 @@ def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _decode_sample(data, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
-    image, whole = _read(data, height, width, mode)
-    row[FAILED] = 0 if whole else 1
-    size = out.shape[0]
-    top, left, bottom, right = row[TOP], row[LEFT], row[TOP] + row[HEIGHT], row[LEFT] + row[WIDTH]
-    if row[HEIGHT] == size and row[WIDTH] == size:
+def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
+    image, first, row[FAILED] = _read(file, start, size, height, width, mode, row)
+    side, top, left = out.shape[0], row[TOP] - first, row[LEFT]
+    bottom, right = top + row[HEIGHT], left + row[WIDTH]
+    if row[HEIGHT] == side and row[WIDTH] == side:
         _place(image, top, left, row, fill, out)
         return
     moves = row[FLIP] != 0 or row[SHIFT_Y] != 0 or row[SHIFT_X] != 0
     resized = np.empty_like(out) if moves else out
     source, target = image.ctypes.data, resized.ctypes.data
-    _resize(0, source, image.shape[0], image.shape[1], top, bottom, left, right, target, size, size)
+    _resize(0, source, image.shape[0], image.shape[1], top, bottom, left, right, target, side, side)
     if moves:
         _place(resized, 0, 0, row, fill, out)
     else:
@@ -153,9 +184,9 @@ def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, f
     """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
     there those that fail.
 
-    `file` holds the bytes of the .beton file; the arrays after it are those of its BetonTable.
+    `file` is the descriptor of the .beton file; the arrays after it are those of its BetonTable.
     """
     for number in prange(len(indices)):
         index = indices[number] % len(starts)
-        data = file[starts[index] : starts[index] + sizes[index]]
-        _decode_sample(data, heights[index], widths[index], modes[index], recipe[number], fill, out[number])
+        sample = (starts[index], sizes[index], heights[index], widths[index], modes[index])
+        _decode_sample(file, *sample, recipe[number], fill, out[number])

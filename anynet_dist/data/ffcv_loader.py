@@ -24,19 +24,23 @@ from weakref import WeakSet
 import numba
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader
-from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.state import State
-from ffcv.transforms import ToTensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from anynet_dist.data import augment, ffcv_kernel
+from anynet_dist.data.beton_file import BetonFile
 from anynet_dist.data.beton_format import BetonError, BetonTable
-from anynet_dist.data.ffcv_memory import mapped_files
+from anynet_dist.data.ffcv_memory import no_memory_manager
+from anynet_dist.data.ffcv_parts import (
+    AllocationQuery,
+    Compiler,
+    EpochIterator,
+    Loader,
+    SimpleRGBImageDecoder,
+    State,
+    ToTensor,
+    kept_threads,
+)
 from anynet_dist.data.order import Indices, Plan, sample_keys
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers
@@ -119,13 +123,12 @@ def _nothing_to_compile() -> Iterator[None]:
 
     FFCV's Compiler also sets torch's number of threads to that of its own workers; here it is put back.
     """
-    torch_threads = torch.get_num_threads()
     Compiler.set_enabled(False)
     try:
-        yield
+        with kept_threads():
+            yield
     finally:
         Compiler.set_enabled(True)
-        torch.set_num_threads(torch_threads)
 
 
 class _SampleLoader(Loader):
@@ -134,17 +137,19 @@ class _SampleLoader(Loader):
     def __init__(
         self, table: BetonTable, transform: augment.SampleTransform, batch_size: int, workers: int, ahead: int
     ) -> None:
-        with _nothing_to_compile(), mapped_files():
+        self.file = BetonFile(table)
+        with _nothing_to_compile(), no_memory_manager():
             super().__init__(
                 str(table.path),
                 batch_size,
                 num_workers=workers,
                 os_cache=True,
                 seed=0,
-                pipelines={"image": [_DecodeSample(table, transform), ToTensor()], "label": None},
+                pipelines={"image": [_DecodeSample(self.file, transform), ToTensor()], "label": None},
                 drop_last=False,
                 batches_ahead=ahead,
             )
+        self.file.check()  # FFCV read it anew
         if numba.threading_layer() == "workqueue":
             raise UserError(
                 "numba has only its 'workqueue' threads, which FFCV cannot use safely; install tbb"
@@ -183,9 +188,9 @@ class _SampleLoader(Loader):
 class _DecodeSample(SimpleRGBImageDecoder):  # FFCV takes for a decoder only what derives from its own
     """An FFCV decoder that does with each sample what its recipe says."""
 
-    def __init__(self, table: BetonTable, transform: augment.SampleTransform) -> None:
+    def __init__(self, file: BetonFile, transform: augment.SampleTransform) -> None:
         super().__init__()
-        self.table, self.transform, self.resolution = table, transform, transform.resolution
+        self.file, self.transform, self.resolution = file, transform, transform.resolution
 
     def declare_state_and_memory(
         self, previous_state: State
@@ -195,12 +200,12 @@ class _DecodeSample(SimpleRGBImageDecoder):  # FFCV takes for a decoder only wha
         return state, (AllocationQuery(shape, pixel), AllocationQuery((augment.NUM_COLUMNS,), np.dtype("i8")))
 
     def generate_code(self) -> Callable[..., NDArray[np.uint8]]:
-        fill, table = np.array(self.transform.fill, np.uint8), self.table
+        fill, file, table = np.array(self.transform.fill, np.uint8), self.file, self.file.table
         columns = (table.starts, table.sizes, table.heights, table.widths, table.modes)
 
         def decode(batch_indices, memory, metadata, storage_state):  # type: ignore[no-untyped-def]
             images, recipe = memory
-            ffcv_kernel.decode_batch(batch_indices, storage_state[0], *columns, recipe, fill, images)
+            ffcv_kernel.decode_batch(batch_indices, file.descriptor, *columns, recipe, fill, images)
             return images
 
         return decode
@@ -242,9 +247,13 @@ class _Epoch(EpochIterator):
             self.epoch, indices, self.table.heights[samples], self.table.widths[samples]
         )
         (images,) = self.run_pipeline(number, indices, slot, None)
-        failed = recipe[:, augment.FAILED] != 0
+        self.loader.file.check()  # after the last read: nothing of a changed file is handed out
+        failed = recipe[:, augment.FAILED]
         if failed.any():
-            raise BetonError(f"{self.table.path}: sample {samples[failed.argmax()]}: its JPEG is damaged")
+            first = failed.argmax()
+            if failed[first] == ffcv_kernel.UNREADABLE:
+                raise self.loader.file.unreadable(samples[first])
+            raise BetonError(f"{self.table.path}: sample {samples[first]}: its JPEG is damaged")
         return images, indices
 
     def _offer(self, item: object) -> bool:

@@ -1,8 +1,8 @@
-"""FFCV's view of a file, without the Python tables that it builds for each sample.
+"""FFCV's view of a file, without the Python tables that it builds for each sample and without its memory map.
 
 FFCV's memory managers make dictionaries of all samples, pages and sizes, which cost seconds and hundreds of
-MB where there are a million, in each process. Our compiled code takes start and size from the BetonTable,
-so all it needs of FFCV is the memory map.
+MB where there are a million, in each process. Our compiled code takes start and size from the BetonTable and
+reads the file itself, so it needs nothing of a memory manager.
 """
 
 from __future__ import annotations
@@ -12,25 +12,36 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from ffcv.loader import loader as ffcv_loader
-from ffcv.memory_managers.base import MemoryContext, MemoryManager
-from ffcv.memory_managers.os_cache import OSCacheContext
-from ffcv.reader import Reader
+
+from anynet_dist.data.ffcv_parts import MemoryContext, MemoryManager, Reader, loader_module
 
 
-class MappedFile(MemoryManager):
-    """The file through one memory map, shared by all processes through the page cache."""
+class _NoContext(MemoryContext):
+    """An epoch that needs no preparation."""
+
+    @property
+    def state(self) -> tuple[()]:
+        return ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class NoMemory(MemoryManager):
+    """A memory manager that holds nothing."""
 
     def __init__(self, reader: Reader) -> None:
         # not MemoryManager's own, which builds the tables
         self.reader = reader
         reader.alloc_table = None  # 24 bytes a sample that nobody asks for again
         self.ptrs = self.sizes = np.zeros(0, np.uint64)
-        self.context = OSCacheContext(self)
 
     def schedule_epoch(self, batches: Any) -> MemoryContext:
-        """The map needs no schedule."""
-        return self.context
+        """There is nothing to schedule."""
+        return _NoContext()
 
     @property
     def state_type(self) -> Any:
@@ -38,7 +49,7 @@ class MappedFile(MemoryManager):
         raise NotImplementedError
 
     def compile_reader(self) -> Callable[..., Any]:
-        """FFCV's decoders would call this; ours reads the map itself."""
+        """FFCV's decoders would call this; ours reads the file itself."""
 
         def read(address: int, state: Any) -> Any:
             raise NotImplementedError
@@ -47,11 +58,11 @@ class MappedFile(MemoryManager):
 
 
 @contextmanager
-def mapped_files() -> Iterator[None]:
-    """FFCV Loaders made in this block use a MappedFile."""
-    usual = ffcv_loader.OSCacheManager
-    ffcv_loader.OSCacheManager = MappedFile
+def no_memory_manager() -> Iterator[None]:
+    """FFCV Loaders made in this block use NoMemory."""
+    usual = loader_module.OSCacheManager
+    loader_module.OSCacheManager = NoMemory
     try:
         yield
     finally:
-        ffcv_loader.OSCacheManager = usual
+        loader_module.OSCacheManager = usual

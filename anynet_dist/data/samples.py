@@ -7,12 +7,13 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from anynet_dist.data.beton_file import BetonFile
 from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
 from anynet_dist.system.errors import UserError
 
@@ -84,27 +85,24 @@ class FolderSamples:
 
 
 class BetonSamples:
-    """The images of a .beton file, read without FFCV through one shared memory map."""
+    """The images of a .beton file, read without FFCV."""
 
     def __init__(self, table: BetonTable) -> None:
         self.table, self.labels = table, table.labels
-        self._bytes: Pixels | None = None
+        self.file = BetonFile(table)
 
-    def stored(self, index: int) -> Pixels:
-        """The bytes of an image as they lie in the file, shape (size,), a read-only view."""
-        if self._bytes is None:
-            self._bytes = np.memmap(self.table.path, np.uint8, mode="r").view(np.ndarray)
-        start = self.table.starts[index]
-        return self._bytes[start : start + self.table.sizes[index]]
+    def stored(self, index: int) -> bytes:
+        """The bytes of an image as they lie in the file."""
+        return self.file.read(index)
 
     def image(self, index: int) -> Pixels:
-        """The stored image; a raw one is a read-only view of the file."""
+        """The stored image, read-only; raises BetonError when it cannot be read or decoded."""
         table, data = self.table, self.stored(index)
         shape = (int(table.heights[index]), int(table.widths[index]), 3)
         if table.modes[index] != JPEG:
-            return data.reshape(shape)
+            return np.frombuffer(data, np.uint8).reshape(shape)
         try:
-            image = decode(data.tobytes())
+            image = decode(data)
         except Exception as error:  # decoders raise all kinds of errors
             raise BetonError(f"{self.name(index)}: its JPEG is damaged: {error}") from error
         if image.shape != shape:
@@ -114,9 +112,6 @@ class BetonSamples:
     def name(self, index: int) -> str:
         """The file's path and the sample's number."""
         return f"{self.table.path}: sample {index}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bytes": None}  # a process maps the file itself
 
 
 def class_names(root: Path) -> list[str]:

@@ -49,7 +49,7 @@ class TorchLoader:
         self.plan, self.transfer = plan, transfer
         self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
-        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
             _Batches(samples),
             batch_size=None,
             sampler=self._requests,
@@ -75,8 +75,10 @@ class TorchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         with helpers_spared():
             batches = iter(self._loader)
-        for images, labels in batches:
-            yield self.transfer(images, labels)
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield self.transfer(*batch)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -115,13 +117,22 @@ class _Requests(Sampler[_Request]):
             yield _Request(epoch, keys[first : first + self.plan.batch_size], self.transform)
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64."""
+class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):
+    """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64, or why that cannot be.
+
+    DataLoader would add its worker's traceback to what is raised there.
+    """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
-    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            return self._make(request)
+        except UserError as error:
+            return error
+
+    def _make(self, request: _Request) -> tuple[Tensor, Tensor]:
         size, num_stored = request.transform.resolution, len(self.samples.labels)
         make = _Maker(self.samples, request.transform, request.epoch)
         out = np.empty((len(request.keys), size, size, 3), np.uint8)

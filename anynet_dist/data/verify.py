@@ -60,10 +60,7 @@ class _Inspector:
             self.samples.image(index)
         except BetonError:
             return "cannot be decoded"
-        if (
-            self.checksums is not None
-            and zlib.crc32(self.samples.stored(index).tobytes()) != self.checksums[index]
-        ):
+        if self.checksums is not None and zlib.crc32(self.samples.stored(index)) != self.checksums[index]:
             return "its bytes changed"
         return None
 

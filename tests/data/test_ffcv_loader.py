@@ -124,6 +124,24 @@ def test_torch_keeps_its_number_of_threads(digits: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+IMPORT = """
+import numba
+import torch
+torch.set_num_threads(3)
+from anynet_dist.data import ffcv_loader
+from ffcv.fields.rgb_image import IMAGE_MODES
+kept = numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+print(torch.get_num_threads(), kept, IMAGE_MODES == {"jpg": 0, "raw": 1})
+"""
+
+
+def test_importing_ffcv_changes_no_number_of_threads() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout.split() == ["3", "True", "True"]
+
+
 @pytest.mark.parametrize("padding", ["constant", "reflect"])
 def test_the_compiled_pass_does_what_place_does(digits: Path, padding: TranslatePadding) -> None:
     table = read_table(digits / "train.beton")
