@@ -1,4 +1,4 @@
-"""A .beton file that changes or vanishes while a loader reads it: an error that says so, never a bus error."""
+"""A .beton file that changes or vanishes while a loader reads it: an error that says so, no bus error."""
 
 from __future__ import annotations
 
