@@ -22,7 +22,7 @@ def _configure_loader(subjects: Any) -> None:
     loader.add_argument(
         "--beton",
         type=Path,
-        help="a .beton file of the images of --root (default: write raw, proportion and jpg)",
+        help="a .beton file of the images of --root (default: write raw, proportion and jpg; --startup: raw)",
     )
     loader.add_argument("--res", type=int, help="training resolution (default: 224; --cifar: 32)")
     loader.add_argument("--batch", type=int, help="images a batch (default: 64; --cifar: 512)")
@@ -31,6 +31,9 @@ def _configure_loader(subjects: Any) -> None:
     )
     loader.add_argument("--workers", type=int, help="threads or processes (default: all usable cores)")
     loader.add_argument("--bare", action="store_true", help="measure FFCV without our wrapper too")
+    loader.add_argument(
+        "--startup", action="store_true", help="measure seconds to the first batch in fresh processes instead"
+    )
     loader.add_argument(
         "--max-resolution",
         type=int,
@@ -126,7 +129,7 @@ def _parameters(model: str) -> int:
 def _bench_loader(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.loader_bench import Setting, bench_loaders, bench_small, table_of
+    from anynet_dist.data.loader_bench import Setting, bench_loaders, bench_small, bench_startup, table_of
     from anynet_dist.system.errors import UserError
 
     small = args.cifar is not None
@@ -140,7 +143,11 @@ def _bench_loader(args: argparse.Namespace) -> None:
         repeats=args.repeats,
         workers=args.workers,
         bare=args.bare,
+        small=small,
         max_resolution=args.max_resolution,
     )
+    if args.startup:
+        Console().print(bench_startup(setting))
+        return
     results = bench_small(setting) if small else bench_loaders(setting)
     Console().print(table_of(setting, results))

@@ -158,6 +158,10 @@ class DataConfig:
     FFCV where it is installed and the file is a .beton."""
     workers: Count | None = None
     """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's share of the cores."""
+    drop_last: bool = True
+    """Leave out the images of an epoch that do not fill a global batch; each epoch leaves out others. `false`
+    takes them as a last, smaller step, whose gradient is the mean over its images on any number of devices;
+    batch norm then sees smaller batches."""
     train_res: Count | None = None
     """Side in pixels of training images. Default: the images' own, where all have one size."""
     start_res: Count | None = None

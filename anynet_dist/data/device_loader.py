@@ -77,17 +77,17 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, first_batch = self._start
-        keys = sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch)
+        batches = sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch)
         augmenter = _Augmenter(self.transform, epoch, self.transfer.device)
-        size = self.plan.batch_size
-        block = max(1, _RECIPES_AT_ONCE // size) * size  # few copies to the device, little memory for each
-        for first in range(0, len(keys), block):
-            some = keys[first : first + block]
+        block = max(1, _RECIPES_AT_ONCE // self.plan.batch_size)  # few copies to the device, little memory
+        for first in range(0, len(batches), block):
+            sizes = [len(batch) for batch in batches[first : first + block]]
+            some = np.concatenate(batches[first : first + block])
             places = torch.from_numpy(self._places[some % self.num_stored]).to(self.transfer.device)
             recipe = self._recipe(epoch, some)
             rows = torch.from_numpy(recipe).to(self.transfer.device)
-            for start in range(0, len(some), size):
-                part = slice(start, start + size)
+            for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+                part = slice(end - size, end)
                 images = augmenter(
                     self._images.index_select(0, places[part]), rows[part], recipe[part], some[part]
                 )

@@ -95,16 +95,16 @@ class FFCVLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.close()
         epoch, first_batch = self._start
-        order = sample_keys(self.plan, self.indices, len(self.table), epoch, first_batch)
-        if not len(order):
+        batches = sample_keys(self.plan, self.indices, len(self.table), epoch, first_batch)
+        if not batches:
             return
         self._loader.use_resolution(self.transform.resolution)
         running = self._running = _Epoch(
-            self._loader, order, epoch, self.table, self.transform, self.stall_seconds
+            self._loader, batches, epoch, self.table, self.transform, self.stall_seconds
         )
         try:
-            for images, batch in running:
-                yield self.transfer(images, torch.from_numpy(self.table.labels[batch % len(self.table)]))
+            for images, keys in running:
+                yield self.transfer(images, torch.from_numpy(self.table.labels[keys % len(self.table)]))
                 self.transfer.wait()
         finally:
             running.close()
@@ -218,22 +218,23 @@ class _Epoch(EpochIterator):
     def __init__(
         self,
         loader: _SampleLoader,
-        order: Indices,
+        batches: list[Indices],
         epoch: int,
         table: BetonTable,
         transform: augment.SampleTransform,
         stall_seconds: float,
     ) -> None:
         self.epoch, self.table, self.transform, self.stall_seconds = epoch, table, transform, stall_seconds
+        self.batches = batches
         _unfinished.add(self)
-        super().__init__(loader, order)  # starts the thread
+        super().__init__(loader, ())  # starts the thread
 
     def run(self) -> None:
         """Fill the queue with (images, indices), then None, or with the exception that ended it."""
         try:
             numba.set_num_threads(self.loader.num_workers)
             slots = self.loader.batches_ahead + 2
-            for number, indices in enumerate(self.iter_ixes):
+            for number, indices in enumerate(self.batches):
                 if not self._offer(self._decode(number, indices, number % slots)):
                     return
             self._offer(None)

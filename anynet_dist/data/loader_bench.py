@@ -1,5 +1,5 @@
 """How fast the loaders are on the same real images: one run, the loaders in turn, so that noise meets all
-alike.
+alike, each in a process of its own, so that none meets another's threads and memory.
 
 All do the same: random resized crop and flip, or with small images shift and flip; normalised float32
 (B, 3, R, R) ready for the model.
@@ -7,11 +7,9 @@ All do the same: random resized crop and flip, or with small images shift and fl
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from rich.console import Console
@@ -27,6 +24,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from anynet_dist.data.augment import Augmentation
+from anynet_dist.data.bench_process import Epoch, LoaderProcess, MakeLoader
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.beton_writer import WriteMode, WriteOptions
 from anynet_dist.data.loaders import (
@@ -38,8 +36,9 @@ from anynet_dist.data.loaders import (
     open_dataset,
     train_loader,
 )
-from anynet_dist.data.samples import ArraySamples, Samples
+from anynet_dist.data.samples import ArraySamples
 from anynet_dist.data.sources import load_source
+from anynet_dist.data.startup_bench import BARE, measure_startup
 from anynet_dist.data.workers import choose_workers
 from anynet_dist.system.errors import UserError
 
@@ -54,7 +53,7 @@ class Setting:
     """What is measured."""
 
     root: Path
-    """One split (CLASS/IMAGE), or a folder with train/ in it; for `bench_small` that of CIFAR-10."""
+    """One split (CLASS/IMAGE), or a folder with train/ in it; for small images that of CIFAR-10."""
     beton: Path | None = None
     """A .beton file of the same images; without one, raw, proportion (half raw, half jpg) and jpg are written
     to a temporary folder."""
@@ -63,7 +62,9 @@ class Setting:
     repeats: int = 5
     workers: int | None = None
     bare: bool = False
-    """Measure FFCV without our wrapper too; it compiles its pipelines for seconds first."""
+    """Measure FFCV without our wrapper too."""
+    small: bool = False
+    """Small images: CIFAR-10's, shifted and flipped."""
     max_resolution: int = 500
     """Longer side of the images in .beton files written here."""
 
@@ -73,43 +74,42 @@ class Result:
     """Measured epochs of one loader."""
 
     name: str
-    images: int = 0
-    """Images of an epoch."""
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        """Images of an epoch."""
+        return self.epochs[0].images
 
     @property
     def speed(self) -> float:
         """Images a second, the median epoch."""
-        return self.images / statistics.median(self.seconds)
+        return self.images / statistics.median(epoch.seconds for epoch in self.epochs)
 
     @property
     def speed_per_cpu(self) -> float:
-        """Images a second of CPU time, the median epoch; worker processes count."""
-        return self.images / statistics.median(self.cpu_seconds)
+        """Images a second of CPU time, the median epoch."""
+        return self.images / statistics.median(epoch.cpu_seconds for epoch in self.epochs)
 
 
 def bench_loaders(setting: Setting) -> list[Result]:
     """Measure every loader that is installed: one warm-up epoch each, then `repeats` epochs in turn."""
-    root = setting.root / "train" if (setting.root / "train").is_dir() else setting.root
-    folder = open_dataset(root)
+    folder = _folder(setting)
     if folder.num_samples < setting.batch_size:
         raise UserError(
-            f"{root}: has {folder.num_samples} images, fewer than one batch of {setting.batch_size}"
+            f"{folder.path}: has {folder.num_samples} images, fewer than one batch of {setting.batch_size}"
         )
-    style = Augmentation(random_resized_crop=True, flip=True)
     workers = choose_workers(setting.workers, local_world=1)
-    with ExitStack() as stack:
-        torchs = {
-            BASELINE: lambda: _image_folder(root, setting, workers),
-            "torch (ours), JPEG files": lambda: _ours(folder, "torch", setting, workers, style),
+    with tempfile.TemporaryDirectory(prefix="anynet-bench-") as out:
+        makers: dict[str, MakeLoader] = {
+            BASELINE: partial(_image_folder, folder.path, setting, workers),
+            "torch (ours), JPEG files": partial(our_loader, folder.path, "torch", setting, workers),
         }
-        ffcvs: dict[str, Callable[[], Any]] = {}
-        for name, data in (_betons(folder, setting, stack) if ffcv_installed() else {}).items():
-            ffcvs[f"FFCV, {name}"] = partial(_ours, data, "ffcv", setting, workers, style)
+        for name, path in (_betons(folder, setting, Path(out)) if ffcv_installed() else {}).items():
+            makers[f"FFCV, {name}"] = partial(our_loader, path, "ffcv", setting, workers)
             if setting.bare:
-                ffcvs[f"bare FFCV, {name}"] = partial(_bare, data, setting, workers)
-        return _compare(torchs, ffcvs, setting.repeats, stack)
+                makers[f"bare FFCV, {name}"] = partial(bare_loader, path, setting, workers)
+        return _compare(makers, setting.repeats)
 
 
 def bench_small(setting: Setting) -> list[Result]:
@@ -117,46 +117,48 @@ def bench_small(setting: Setting) -> list[Result]:
 
     A smaller set of such images is repeated to CIFAR-10's 50,000.
     """
-    source = load_source("cifar10", setting.root)
-    samples = _in_memory(source.train, SMALL_EPOCH)
-    style = Augmentation(translate=SMALL_SHIFT, flip=True)
     workers = choose_workers(setting.workers, local_world=1)
-    with ExitStack() as stack:
-        out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anynet-bench-")))
-        build_beton(samples, out / "train.beton", classes=source.classes)
-        data = open_dataset(out / "train.beton")
-        torchs = {
-            SMALL_BASELINE: lambda: _small_pil(samples, setting, workers),
-            "torch (ours), raw": lambda: _ours(data, "torch", setting, workers, style),
+    with tempfile.TemporaryDirectory(prefix="anynet-bench-") as out:
+        path = _small_beton(setting, Path(out))
+        makers: dict[str, MakeLoader] = {
+            SMALL_BASELINE: partial(_small_pil, path, setting, workers),
+            "torch (ours), raw": partial(our_loader, path, "torch", setting, workers),
+            "device": partial(our_loader, path, "device", setting, workers),
         }
-        others: dict[str, Callable[[], Any]] = {}
-        others["device"] = lambda: _ours(data, "device", setting, workers, style)
         if ffcv_installed():
-            others["FFCV, raw"] = lambda: _ours(data, "ffcv", setting, workers, style)
+            makers["FFCV, raw"] = partial(our_loader, path, "ffcv", setting, workers)
             if setting.bare:
-                others["bare FFCV, raw"] = lambda: _bare(data, setting, workers, shift=SMALL_SHIFT)
-        return _compare(torchs, others, setting.repeats, stack)
+                makers["bare FFCV, raw"] = partial(bare_loader, path, setting, workers)
+        return _compare(makers, setting.repeats)
 
 
-def _compare(
-    torchs: Mapping[str, Callable[[], Any]],
-    others: Mapping[str, Callable[[], Any]],
-    repeats: int,
-    stack: ExitStack,
-) -> list[Result]:
+def bench_startup(setting: Setting) -> Table:
+    """Measure how long fresh processes take to their first batch of a raw .beton file."""
+    workers = choose_workers(setting.workers, local_world=1)
+    loaders = ["torch", *(["ffcv"] if ffcv_installed() else [])]
+    loaders += [BARE] if ffcv_installed() and setting.bare else []
+    with tempfile.TemporaryDirectory(prefix="anynet-bench-") as out:
+        if setting.small:
+            path = _small_beton(setting, Path(out))
+        else:
+            path = next(iter(_betons(_folder(setting), setting, Path(out), modes=("raw",)).values()))
+        return measure_startup(path, loaders, setting, workers)
+
+
+def _compare(makers: Mapping[str, MakeLoader], repeats: int) -> list[Result]:
     """Measure loaders by name: a warm-up epoch each, then `repeats` epochs in turn."""
-    loaders: dict[str, Any] = {}
-    # torch's workers first: a process that runs FFCV's threads can no longer be forked
-    for makers in (torchs, others):
-        for name, make in makers.items():
-            loaders[name] = make()
-            stack.callback(getattr(loaders[name], "close", lambda: None))
-        _measure([Result(name) for name in makers], loaders)
     if not ffcv_installed():
         Console(stderr=True).print(f"FFCV is not installed, so it is not measured; {INSTALL_FFCV}")
-    results = [Result(name) for name in loaders]
-    for _ in range(repeats):
-        _measure(results, loaders)
+    results = [Result(name) for name in makers]
+    with ExitStack() as stack:
+        processes = []
+        for make in makers.values():
+            processes.append(LoaderProcess(make))
+            stack.callback(processes[-1].close)
+            processes[-1].epoch()
+        for _ in range(repeats):
+            for result, process in zip(results, processes, strict=True):
+                result.epochs.append(process.epoch())
     return results
 
 
@@ -165,7 +167,7 @@ def table_of(setting: Setting, results: list[Result]) -> Table:
     base = results[0]
     small = f"{setting.resolution}x{setting.resolution} pixels, shift {SMALL_SHIFT}"
     crop = f"random resized crop {setting.resolution}"
-    change = small if base.name == SMALL_BASELINE else crop
+    change = small if setting.small else crop
     title = f"{change}, flip, float32; batch {setting.batch_size}, {base.images:,} images an epoch"
     table = Table(title=title)
     table.add_column("loader", no_wrap=True)
@@ -183,19 +185,40 @@ def table_of(setting: Setting, results: list[Result]) -> Table:
     return table
 
 
-def _betons(folder: DataInfo, setting: Setting, stack: ExitStack) -> dict[str, DataInfo]:
+def _folder(setting: Setting) -> DataInfo:
+    return open_dataset(setting.root / "train" if (setting.root / "train").is_dir() else setting.root)
+
+
+def _betons(
+    folder: DataInfo, setting: Setting, out: Path, modes: Sequence[WriteMode] = MODES
+) -> dict[str, Path]:
     if setting.beton is not None:
-        return {setting.beton.name: open_dataset(setting.beton)}
-    out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anynet-bench-")))
-    for mode in MODES:
+        return {setting.beton.name: setting.beton}
+    for mode in modes:
         options = WriteOptions(write_mode=mode, max_resolution=setting.max_resolution)
         build_beton(folder.samples, out / f"{mode}.beton", classes=folder.classes, options=options)
-    return {f"{mode}, side {setting.max_resolution}": open_dataset(out / f"{mode}.beton") for mode in MODES}
+    return {f"{mode}, side {setting.max_resolution}": out / f"{mode}.beton" for mode in modes}
 
 
-def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int, style: Augmentation) -> Loader:
+def _small_beton(setting: Setting, out: Path) -> Path:
+    """At least SMALL_EPOCH images, some of them repeatedly if there are fewer, in a raw .beton file."""
+    source = load_source("cifar10", setting.root)
+    stored = len(source.train.labels)
+    images = np.stack([source.train.image(index) for index in range(stored)])
+    wanted = np.arange(max(stored, SMALL_EPOCH)) % stored
+    samples = ArraySamples(images[wanted], source.train.labels[wanted])
+    build_beton(samples, out / "train.beton", classes=source.classes)
+    return out / "train.beton"
+
+
+def our_loader(path: Path, name: LoaderName, setting: Setting, workers: int) -> Loader:
+    """The loader `name` of ours, with what the setting asks for."""
+    if setting.small:
+        style = Augmentation(translate=SMALL_SHIFT, flip=True)
+    else:
+        style = Augmentation(random_resized_crop=True, flip=True)
     return train_loader(
-        data,
+        path,
         loader=name,
         global_batch=setting.batch_size,
         seed=0,
@@ -208,18 +231,18 @@ def _ours(data: DataInfo, name: LoaderName, setting: Setting, workers: int, styl
     )
 
 
-def _bare(data: DataInfo, setting: Setting, workers: int, shift: int = 0) -> Iterable[Any]:
+def bare_loader(path: Path, setting: Setting, workers: int) -> Iterable[Any]:
     """FFCV without our wrapper."""
     from anynet_dist.data.bare_ffcv import BareFFCV
 
     return BareFFCV(
-        data.path,
+        path,
         batch_size=setting.batch_size,
         workers=workers,
         mean=MEAN,
         std=STD,
-        resolution=None if shift else setting.resolution,
-        shift=shift,
+        resolution=None if setting.small else setting.resolution,
+        shift=SMALL_SHIFT if setting.small else 0,
     )
 
 
@@ -258,9 +281,13 @@ class _PILImages(Dataset[Any]):
         return self.transform(Image.fromarray(self.samples.image(index))), int(self.samples.labels[index])
 
 
-def _small_pil(samples: ArraySamples, setting: Setting, workers: int) -> Iterable[Any]:
-    """What most people use for CIFAR-10."""
+def _small_pil(path: Path, setting: Setting, workers: int) -> Iterable[Any]:
+    """What most people use for CIFAR-10, on the images of a .beton file."""
     from torchvision import transforms
+
+    stored = open_dataset(path)
+    images = np.stack([stored.samples.image(index) for index in range(stored.num_samples)])
+    samples = ArraySamples(images, stored.labels)
 
     steps = [
         transforms.RandomCrop(setting.resolution, padding=SMALL_SHIFT),
@@ -276,34 +303,3 @@ def _small_pil(samples: ArraySamples, setting: Setting, workers: int) -> Iterabl
         num_workers=workers,
         persistent_workers=True,
     )
-
-
-def _in_memory(samples: Samples, count: int) -> ArraySamples:
-    """At least `count` samples, some of them repeatedly if there are fewer."""
-    stored = len(samples.labels)
-    images = np.stack([samples.image(index) for index in range(stored)])
-    wanted = np.arange(max(stored, count)) % stored
-    return ArraySamples(images[wanted], samples.labels[wanted])
-
-
-def _measure(results: list[Result], loaders: dict[str, Any]) -> None:
-    for result in results:
-        result.images, seconds, cpu_seconds = _timed(loaders[result.name])
-        result.seconds.append(seconds)
-        result.cpu_seconds.append(max(cpu_seconds, 0.01))  # the clock's own step
-
-
-def _timed(loader: Iterable[Any]) -> tuple[int, float, float]:
-    """Images, seconds and CPU seconds of an epoch, those of worker processes included."""
-    start, cpu_start = time.perf_counter(), _cpu_seconds()
-    images = sum(len(labels) for _, labels in loader)
-    return images, time.perf_counter() - start, _cpu_seconds() - cpu_start
-
-
-def _cpu_seconds() -> float:
-    this = psutil.Process(os.getpid())
-    total = 0.0
-    for process in (this, *this.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total

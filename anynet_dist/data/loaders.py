@@ -134,13 +134,15 @@ def train_loader(
     workers: int | None = None,
     channels_last: bool = False,
     repeats: int = 1,
+    drop_last: bool = True,
     max_resolution: int | None = None,
 ) -> Loader:
     """A loader over this rank's micro-batches, shuffled by (seed, epoch) and augmented.
 
     `indices` chooses samples (default: all). `repeats` is the number of differently augmented copies of a
-    sample in a global batch. `max_resolution` is the largest that `set_resolution` is going to ask for
-    (default: `resolution`). Raises UserError for combinations that cannot work.
+    sample in a global batch. Without `drop_last` an epoch may end with a smaller global batch, whose
+    micro-batches differ in size by one at most. `max_resolution` is the largest that `set_resolution` is
+    going to ask for (default: `resolution`). Raises UserError for combinations that cannot work.
     """
     data, indices = _checked(data, indices)
     num_samples = data.num_samples if indices is None else len(indices)
@@ -152,6 +154,7 @@ def train_loader(
         rank=rank,
         world=world,
         repeats=repeats,
+        drop_last=drop_last,
     )
     red, green, blue = (round(255 * value) for value in mean)
     transform = SampleTransform(

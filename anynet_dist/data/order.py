@@ -36,7 +36,7 @@ def split_indices(num_samples: int, fraction: float, seed: int) -> tuple[Indices
 
 
 class Plan(Protocol):
-    """What one rank reads in an epoch: a flat list of sample positions, cut into batches of `batch_size`."""
+    """What one rank reads in an epoch: batches of sample positions."""
 
     @property
     def num_samples(self) -> int:
@@ -44,22 +44,22 @@ class Plan(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch."""
+        """Samples of a batch; those at the end of an epoch may have fewer."""
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
 
-    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
-        """Positions of the samples of this rank from batch `first_batch` on, in order, shape (N,)."""
+    def batches(self, epoch: int, first_batch: int = 0) -> list[Indices]:
+        """The batches of this rank from `first_batch` on: positions of samples, each of shape (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """Training: rank r of W takes its slice of every global batch; an incomplete last global batch is
-    dropped.
+    """Training: rank r of W takes its slice of every global batch.
 
     Global batch k is order[k*G : (k+1)*G]. With A micro-batches an update, rank r takes of it, as
-    micro-batch m, the slice [(m*W + r)*D : (m*W + r + 1)*D], where D = G / (W*A).
+    micro-batch m, the slice [(m*W + r)*D : (m*W + r + 1)*D], where D = G / (W*A). A last global batch that is
+    incomplete is dropped, or cut in the same way into W*A parts as equal as can be.
     """
 
     num_samples: int
@@ -72,6 +72,8 @@ class TrainPlan:
     """Repeated augmentation (Hoffer et al. 2019, "Augment your batch"): so many differently augmented copies
     of a sample lie side by side in a global batch. An epoch keeps its length and so sees 1/repeats of the
     samples."""
+    drop_last: bool = True
+    """Leave out the samples of an epoch that do not fill a global batch."""
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -85,10 +87,16 @@ class TrainPlan:
                 f"{self.accumulation} accumulation steps; "
                 f"choose a multiple of {self.world * self.accumulation}"
             )
-        if self.num_samples < self.global_batch:
+        if self.num_samples < self.global_batch and self.drop_last:
             raise UserError(
                 f"the training set has {self.num_samples} samples, fewer than one global batch of "
                 f"{self.global_batch}; choose a smaller global batch"
+            )
+        if 0 < self.last_batch < self.world * self.accumulation:
+            raise UserError(
+                f"the last global batch of an epoch has {self.last_batch} samples, fewer than the "
+                f"{self.world} processes x {self.accumulation} accumulation steps that share it; drop it "
+                "(drop_last), or choose another global batch"
             )
 
     @property
@@ -97,22 +105,30 @@ class TrainPlan:
         return self.global_batch // (self.world * self.accumulation)
 
     @property
+    def last_batch(self) -> int:
+        """Samples of an incomplete last global batch; 0 where there is none, or it is dropped."""
+        return 0 if self.drop_last else self.num_samples % self.global_batch
+
+    @property
     def num_updates(self) -> int:
         """Global batches, that is optimizer updates, in an epoch."""
-        return self.num_samples // self.global_batch
+        return self.num_samples // self.global_batch + bool(self.last_batch)
 
     def __len__(self) -> int:
         return self.num_updates * self.accumulation
 
-    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
-        """Positions of this rank's samples from micro-batch `first_batch` on."""
+    def batches(self, epoch: int, first_batch: int = 0) -> list[Indices]:
+        """This rank's micro-batches from `first_batch` on."""
         order = epoch_order(self.num_samples, self.seed, epoch)
         if self.repeats > 1:
             copies = np.arange(self.repeats) * self.num_samples
             order = (order[: -(-self.num_samples // self.repeats), None] + copies).reshape(-1)
-        order = order[: self.num_updates * self.global_batch]
-        shares = order.reshape(len(self), self.world, self.batch_size)[first_batch:, self.rank]
-        return np.ascontiguousarray(shares).reshape(-1)
+        whole = self.num_samples // self.global_batch * self.global_batch
+        batches = list(order[:whole].reshape(-1, self.world, self.batch_size)[:, self.rank])
+        if self.last_batch:
+            parts = np.array_split(order[whole : self.num_samples], self.world * self.accumulation)
+            batches += parts[self.rank :: self.world]
+        return batches[first_batch:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +148,26 @@ class EvalPlan:
     def __len__(self) -> int:
         return -(-len(range(self.rank, self.num_samples, self.world)) // self.batch_size)
 
-    def positions(self, epoch: int, first_batch: int = 0) -> Indices:
-        """Positions of this rank's samples; the epoch makes no difference."""
+    def batches(self, epoch: int, first_batch: int = 0) -> list[Indices]:
+        """This rank's batches from `first_batch` on; the epoch makes no difference."""
         share = np.arange(self.rank, self.num_samples, self.world, dtype=np.int64)
-        return share[first_batch * self.batch_size :]
+        starts = range(first_batch * self.batch_size, len(share), self.batch_size)
+        return [share[start : start + self.batch_size] for start in starts]
 
 
 def sample_keys(
     plan: Plan, indices: Indices | None, num_stored: int, epoch: int, first_batch: int
-) -> Indices:
-    """What a loader reads, shape (N,): key % num_stored is the index of the sample in its data set.
+) -> list[Indices]:
+    """What a loader reads, batch by batch: key % num_stored is the index of the sample in its data set.
 
     A key is that index itself, unless the plan repeats samples: each copy has a key of its own, from which
     its augmentation is drawn. `indices` are the samples that the plan's positions mean (default: all).
     """
-    copies, places = np.divmod(plan.positions(epoch, first_batch), plan.num_samples)
-    return (places if indices is None else indices[places]) + copies * num_stored
+    keys = []
+    for batch in plan.batches(epoch, first_batch):
+        copies, places = np.divmod(batch, plan.num_samples)
+        keys.append((places if indices is None else indices[places]) + copies * num_stored)
+    return keys
 
 
 def _check_rank(rank: int, world: int) -> None:

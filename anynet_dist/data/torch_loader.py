@@ -112,9 +112,8 @@ class _Requests(Sampler[_Request]):
 
     def __iter__(self) -> Iterator[_Request]:
         epoch, first_batch = self.start
-        keys = sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch)
-        for first in range(0, len(keys), self.plan.batch_size):
-            yield _Request(epoch, keys[first : first + self.plan.batch_size], self.transform)
+        for keys in sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch):
+            yield _Request(epoch, keys, self.transform)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):

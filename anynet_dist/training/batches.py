@@ -20,6 +20,16 @@ class BatchPlan:
         """Images at a time on one device."""
         return self.global_batch // (self.world_size * self.accumulation)
 
+    def loss_weight(self, count: int, images_left: int) -> float:
+        """What the mean loss over a micro-batch of `count` images counts in the gradient.
+
+        Gradients are averaged over devices and accumulated steps, as if all micro-batches were of one size.
+        With this weight that is the average over the images, also in the last global batch of an epoch, which
+        has no more than the `images_left`.
+        """
+        images = min(self.global_batch, images_left)
+        return count * self.world_size * self.accumulation / images
+
     def __str__(self) -> str:
         return (
             f"{self.global_batch} images a step = {self.device_batch} x {self.world_size} device(s)"

@@ -154,6 +154,7 @@ def build_train_loader(
         max_resolution=config.data.train_res,
         augment=_augmentation(config.data.augment),
         repeats=config.data.augment.repeats,
+        drop_last=config.data.drop_last,
         **_loader_arguments(config, split, accelerator, memory_format),
     )
 

@@ -75,10 +75,10 @@ def build_accelerator(
 ) -> Accelerator:
     """The Accelerator of a run, for however many processes the launcher started.
 
-    Our loaders always hold whole global batches, so gradients are synchronised by count alone and nothing
-    is carried over the end of an epoch. Batch-norm buffers are averaged before evaluation, so DDP
-    need not broadcast them at each step. `kind`, `backend` and `engine` are what an engine other than DDP
-    wants different (see training/engine.py).
+    Our loaders always hold all micro-batches of a global batch, so gradients are synchronised by count
+    alone and nothing is carried over the end of an epoch. Batch-norm buffers are averaged before
+    evaluation, so DDP need not broadcast them at each step. `kind`, `backend` and `engine` are what an
+    engine other than DDP wants different (see training/engine.py).
     """
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

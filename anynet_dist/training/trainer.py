@@ -284,7 +284,8 @@ class Trainer:
             if accelerator.sync_gradients:
                 self.lr = self.config.optim.lr * self.setup.schedule(self.progress.updates)
                 set_learning_rate(self.optimizer, self.lr)
-            accelerator.backward(loss)  # with DeepSpeed the optimizer's step too
+            # With DeepSpeed this is the optimizer's step too.
+            accelerator.backward(loss * self._loss_weight(len(labels)))
             self.bad_steps.watch_loss(loss)
             if accelerator.sync_gradients:
                 self._clip_gradients()
@@ -298,6 +299,11 @@ class Trainer:
             norm = self.engine.clip_gradients(limit)
         if self.bad_steps.skips:
             self.bad_steps.watch_gradients(norm)
+
+    def _loss_weight(self, count: int) -> float:
+        """The weight of a micro-batch of `count` images: 1 but for the last, smaller step of an epoch."""
+        done = self.progress.step_in_epoch * self.plan.global_batch
+        return self.plan.loss_weight(count, len(self.setup.splits["train"]) - done)
 
     def _batch_number(self) -> int:
         """The number of the current micro-batch among those of all ranks, from 0."""

@@ -58,6 +58,29 @@ def test_every_loader_is_measured_on_small_images(
     assert ("FFCV, raw" in shown) == ffcv_installed()
 
 
+@pytest.mark.slow
+def test_the_way_to_the_first_batch_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images(tmp_path / "train", 64)
+    run(
+        "loader",
+        "--root",
+        str(root),
+        "--res",
+        "16",
+        "--repeats",
+        "1",
+        "--workers",
+        "1",
+        "--startup",
+        "--bare",
+    )
+    rows = [line.split("│")[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    starts = [(row[0].strip(), row[1].strip(), row[-2].strip()) for row in rows if row[1].strip()]
+    assert [start[1] for start in starts] == ["first", "later"] * (len(starts) // 2)
+    assert ("ffcv" in [start[0] for start in starts]) == ffcv_installed()
+    assert all(float(seconds) > 0 for _, _, seconds in starts)
+
+
 def test_cifar_takes_no_beton_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--beton goes with --root"):
         run("loader", "--cifar", str(tmp_path), "--beton", "x.beton")

@@ -93,6 +93,25 @@ def test_two_ranks_with_accumulation_share_the_global_batches_of_one(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_last_batch_that_is_kept_is_shared_by_ranks_and_accumulated_steps(
+    name: str, digits: Path, train: Make
+) -> None:
+    options = {"global_batch": 96, "augment": CIFAR_STYLE, "drop_last": False}
+    whole, _ = epoch(train(digits / "train.beton", name, **options), 1)
+    assert len(whole) == 1437
+    ranks = [
+        train(digits / "train.beton", name, accumulation=2, rank=r, world=2, **options) for r in range(2)
+    ]
+    parts = []
+    for loader in ranks:
+        loader.set_epoch(1, first_batch=28)
+        parts.append([images for images, _ in loader])
+    assert [[len(part) for part in rank] for rank in parts] == [[24, 23], [23, 23]]
+    shared = torch.cat([part for pair in zip(*parts, strict=True) for part in pair])
+    assert torch.equal(shared, whole[14 * 96 :])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_resume_by_index_gives_the_tail_of_the_epoch(name: str, digits: Path, train: Make) -> None:
     loader = train(digits / "train.beton", name, augment=CIFAR_STYLE)
     images, labels = epoch(loader, 2)

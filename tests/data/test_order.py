@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_every_global_batch_is_the_same_for_any_world(world: int, accumulation: 
         for rank in range(world)
     ]
     order = epoch_order(num_samples, 1, 5)
-    shares = [plan.positions(5).reshape(len(plan), plan.batch_size) for plan in plans]
+    shares = [plan.batches(5) for plan in plans]
     assert all(len(plan) == 4 * accumulation and plan.num_updates == 4 for plan in plans)
     for update in range(4):
         micro_batches = [share[update * accumulation + m] for m in range(accumulation) for share in shares]
@@ -44,20 +46,60 @@ def test_every_global_batch_is_the_same_for_any_world(world: int, accumulation: 
 
 def test_training_resumes_by_index() -> None:
     plan = TrainPlan(num_samples=100, global_batch=16, seed=0, accumulation=2, rank=1, world=2)
-    whole = plan.positions(2)
-    assert np.array_equal(plan.positions(2, first_batch=5), whole[5 * plan.batch_size :])
-    assert len(plan.positions(2, first_batch=len(plan))) == 0
+    whole = plan.batches(2)
+    assert np.array_equal(plan.batches(2, first_batch=5), whole[5:])
+    assert plan.batches(2, first_batch=len(plan)) == []
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1), (3, 2)])
+@pytest.mark.parametrize(("num_samples", "repeats"), [(103, 1), (103, 3), (96, 1), (20, 1)])
+def test_a_last_global_batch_that_is_kept_is_shared_evenly(
+    world: int, accumulation: int, num_samples: int, repeats: int
+) -> None:
+    options: dict[str, Any] = {
+        "num_samples": num_samples,
+        "global_batch": 24,
+        "seed": 1,
+        "repeats": repeats,
+        "drop_last": False,
+    }
+    whole = np.concatenate(TrainPlan(**options).batches(5))
+    plans = [TrainPlan(**options, accumulation=accumulation, rank=r, world=world) for r in range(world)]
+    shares = [plan.batches(5) for plan in plans]
+    assert [len(plan) for plan in plans] == [len(share) for share in shares]
+    assert len(plans[0]) == accumulation * -(-num_samples // 24) == accumulation * plans[0].num_updates
+    micro_batches = [share[number] for number in range(len(plans[0])) for share in shares]
+    assert np.array_equal(np.concatenate(micro_batches), whole)
+    assert len(np.unique(whole)) == num_samples
+    sizes = [len(batch) for batch in micro_batches[-world * accumulation :]]
+    assert sum(sizes) == (num_samples % 24 or 24)
+    assert max(sizes) - min(sizes) <= 1
+    dropped = np.concatenate(TrainPlan(**{**options, "drop_last": num_samples >= 24}).batches(5))
+    assert np.array_equal(dropped, whole[: len(dropped)])
+
+
+def test_a_last_global_batch_with_nothing_for_some_is_refused() -> None:
+    options: dict[str, Any] = {
+        "num_samples": 27,
+        "global_batch": 24,
+        "seed": 0,
+        "accumulation": 2,
+        "world": 2,
+    }
+    assert TrainPlan(**options).num_updates == 1
+    with pytest.raises(UserError, match=r"has 3 samples, fewer than the 2 processes x 2 accumulation steps"):
+        TrainPlan(**options, drop_last=False)
 
 
 def test_repeated_samples_lie_side_by_side_with_keys_of_their_own() -> None:
     plan = TrainPlan(num_samples=100, global_batch=9, seed=0, repeats=3)
     assert len(plan) == 11
     indices = np.arange(500, 600)
-    keys = sample_keys(plan, indices, 1000, epoch=2, first_batch=0)
+    keys = np.concatenate(sample_keys(plan, indices, 1000, epoch=2, first_batch=0))
     order = epoch_order(100, 0, 2)[:33] + 500
     assert np.array_equal(keys % 1000, np.repeat(order, 3))
     assert np.array_equal(keys // 1000, np.tile([0, 1, 2], 33))
-    assert np.array_equal(sample_keys(plan, indices, 1000, epoch=2, first_batch=10), keys[90:])
+    assert np.array_equal(sample_keys(plan, indices, 1000, epoch=2, first_batch=10), [keys[90:]])
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 7, 100, 1003])
@@ -66,10 +108,12 @@ def test_evaluation_covers_each_sample_once(num_samples: int, world: int) -> Non
     plans = [
         EvalPlan(num_samples=num_samples, batch_size=32, rank=rank, world=world) for rank in range(world)
     ]
-    seen = np.concatenate([plan.positions(0) for plan in plans])
+    seen = np.concatenate([[], *(batch for plan in plans for batch in plan.batches(0))])
     assert np.array_equal(np.sort(seen), np.arange(num_samples))
     for plan in plans:
-        assert len(plan) == -(-len(plan.positions(0)) // 32)
+        sizes = [len(batch) for batch in plan.batches(0)]
+        assert len(plan) == len(sizes)
+        assert all(size == 32 for size in sizes[:-1])
 
 
 def test_too_few_samples_names_both_numbers() -> None:

@@ -44,6 +44,30 @@ def test_two_processes_compute_what_one_does_on_the_same_global_batch(
             assert from_one[key] == pytest.approx(from_two[key], abs=1e-5), key
 
 
+def test_the_last_smaller_batch_counts_alike_on_any_number_of_processes(
+    blobs_config: Path, tmp_path: Path, launch: Launch
+) -> None:
+    """71 images in global batches of 20: the last has 11, of which the two parts take 6 and 5."""
+    options = ("--data.val_fraction", "0.26", "--data.drop_last", "false", "--train.global_batch", "20")
+    launch("train", blobs_config, *options, "--run.dir", tmp_path / "two", processes=2)
+    accumulated = ("--train.max_device_batch", "10")
+    launch("train", blobs_config, *options, *accumulated, "--run.dir", tmp_path / "one")
+    one, two = (load_model(tmp_path / run / "checkpoints" / "last").state_dict() for run in ("one", "two"))
+    for name in (name for name, value in one.items() if "running" not in name and "num_batches" not in name):
+        assert torch.allclose(one[name], two[name], atol=2e-6), name
+    logs = [read_records(tmp_path / run / "metrics.jsonl") for run in ("one", "two")]
+    losses = [[r["train/loss"] for r in log if "train/loss" in r] for log in logs]
+    assert len(losses[0]) == 8, "four steps an epoch"
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_last_batch_too_small_to_share_is_refused(blobs_config: Path, launch: Launch) -> None:
+    options = ("--data.drop_last", "false", "--train.global_batch", "71")
+    result = launch("train", blobs_config, *options, "--train.max_device_batch", "1", check=False)
+    assert result.returncode == 2
+    assert "the last global batch of an epoch has 1 samples, fewer than the 1 processes x 71" in result.stderr
+
+
 def test_a_checkpoint_of_two_processes_goes_on_and_is_evaluated_in_one(
     trained_by_two: Path, blobs_config: Path, launch: Launch
 ) -> None:
