@@ -29,7 +29,7 @@ from torch import Tensor
 
 from anynet_dist.data import augment, ffcv_kernel
 from anynet_dist.data.beton_file import BetonFile
-from anynet_dist.data.beton_format import BetonError, BetonTable
+from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
 from anynet_dist.data.ffcv_memory import no_memory_manager
 from anynet_dist.data.ffcv_parts import (
     AllocationQuery,
@@ -44,7 +44,7 @@ from anynet_dist.data.ffcv_parts import (
 from anynet_dist.data.order import Indices, Plan, sample_keys
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,13 @@ class FFCVLoader:
         workers: int | None = None,
         local_world: int = 1,
         batches_ahead: int = 2,
-        stall_seconds: float = 300,
+        stall_seconds: float = 120,
         max_resolution: int | None = None,
     ) -> None:
         """`indices` are the samples that `plan`'s positions mean (default: all); `table` was checked when
-        read. Buffers are made for `max_resolution`, the largest that `set_resolution` is going to ask for."""
+        read. Buffers are made for `max_resolution`, the largest that `set_resolution` is going to ask for.
+        A batch that takes a tenth of `stall_seconds` is told, one that takes all of them ends the epoch with
+        RunError."""
         if batches_ahead < 1:
             raise UserError(f"batches_ahead must be at least 1, not {batches_ahead}")
         self.table, self.plan, self.transform, self.transfer = table, plan, transform, transfer
@@ -164,7 +166,14 @@ class _SampleLoader(Loader):
         self.pipeline_specs["image"].decoder.resolution = resolution
         self._buffers = self._allocate(self.batch_size, slots)
         megabytes = slots * self.batch_size * 3 * resolution**2 / 2**20
-        log.info("FFCV holds %.0f MiB of image buffers (%d batches of %d)", megabytes, slots, self.batch_size)
+        log.info(
+            "FFCV holds %.0f MiB of image buffers (%d batches of %d); %d threads decode with up to %.0f MiB",
+            megabytes,
+            slots,
+            self.batch_size,
+            self.num_workers,
+            self.num_workers * _scratch_bytes(self.file.table) / 2**20,
+        )
 
     def use_resolution(self, resolution: int) -> None:
         """Hand out buffers for images of this side, cut from those there are if these are large enough."""
@@ -183,6 +192,12 @@ class _SampleLoader(Loader):
         """Where the compiled code looks for what to do with the samples of a batch slot."""
         buffer: augment.Recipe = memory["operation"][self.decoder_node][1][slot]
         return buffer
+
+
+def _scratch_bytes(table: BetonTable) -> int:
+    """What decoding takes at most: the pixels of the largest image, and its bytes where it is a JPEG."""
+    jpegs = np.where(table.modes == JPEG, table.sizes, 0)
+    return int((3 * table.heights * table.widths + jpegs).max())
 
 
 class _DecodeSample(SimpleRGBImageDecoder):  # FFCV takes for a decoder only what derives from its own
@@ -225,12 +240,13 @@ class _Epoch(EpochIterator):
         stall_seconds: float,
     ) -> None:
         self.epoch, self.table, self.transform, self.stall_seconds = epoch, table, transform, stall_seconds
-        self.batches = batches
+        self.batches, self.taken, self.stalled = batches, 0, False
         _unfinished.add(self)
         super().__init__(loader, ())  # starts the thread
 
     def run(self) -> None:
         """Fill the queue with (images, indices), then None, or with the exception that ended it."""
+        number = 0
         try:
             numba.set_num_threads(self.loader.num_workers)
             slots = self.loader.batches_ahead + 2
@@ -239,6 +255,7 @@ class _Epoch(EpochIterator):
                     return
             self._offer(None)
         except BaseException as error:
+            error.add_note(f"in FFCV's thread, while making {self._describe(number)}")
             self._offer(error)
 
     def _decode(self, number: int, indices: Indices, slot: int) -> tuple[Tensor, Indices]:
@@ -276,24 +293,39 @@ class _Epoch(EpochIterator):
         return item
 
     def _take(self) -> Any:
-        """The next item; raises RuntimeError when the thread died or made nothing for `stall_seconds`."""
-        deadline = time.monotonic() + self.stall_seconds
-        while time.monotonic() < deadline:
+        """The next item; raises RunError when the thread died or made nothing for `stall_seconds`."""
+        started, told = time.monotonic(), False
+        while (waited := time.monotonic() - started) < self.stall_seconds:
             alive = self.is_alive()  # asked before looking: a thread may put its last item and end
             try:
-                return self.output_queue.get(timeout=0.5)
+                item = self.output_queue.get(timeout=0.5)
             except Empty:
                 if not alive:
-                    raise RuntimeError(f"{self.table.path}: FFCV's thread died without saying why") from None
-        raise RuntimeError(
-            f"{self.table.path}: FFCV made no batch in {self.stall_seconds:.0f} s; is the disk stuck?"
+                    where = self._describe(self.taken)
+                    raise RunError(f"FFCV's thread died without saying why, while making {where}") from None
+                if waited > self.stall_seconds / 10 and not told:
+                    told = True
+                    log.warning("waiting for %s for %.0f s", self._describe(self.taken), waited)
+            else:
+                self.taken += 1
+                return item
+        self.stalled = True
+        raise RunError(
+            f"FFCV made nothing in {self.stall_seconds:.0f} s of {self._describe(self.taken)}; "
+            "is the disk stuck?"
         )
 
+    def _describe(self, number: int) -> str:
+        """Where and what a batch is."""
+        samples = self.batches[number] % len(self.table)
+        some = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+        return f"batch {number} of epoch {self.epoch} (samples {some} of {self.table.path})"
+
     def close(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, for a moment only if it is stuck."""
         self.terminate_event.set()
         if self.is_alive():
-            self.join(timeout=60)
+            self.join(timeout=2 if self.stalled else 60)
         if self.is_alive():
             log.warning("%s: FFCV's thread does not end; is the disk stuck?", self.table.path)
         super().close()

@@ -72,7 +72,6 @@ def test_the_way_to_the_first_batch_is_measured(tmp_path: Path, capsys: pytest.C
         "--workers",
         "1",
         "--startup",
-        "--bare",
     )
     rows = [line.split("│")[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     starts = [(row[0].strip(), row[1].strip(), row[-2].strip()) for row in rows if row[1].strip()]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +18,16 @@ import torch
 
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
-from anynet_dist.data import augment
+from anynet_dist.data import augment, ffcv_loader
 from anynet_dist.data.augment import Augmentation, SampleTransform, TranslatePadding
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.beton_format import BetonError, read_table
 from anynet_dist.data.beton_writer import WriteOptions
 from anynet_dist.data.ffcv_loader import FFCVLoader
-from anynet_dist.data.order import EvalPlan, Plan, TrainPlan
+from anynet_dist.data.order import EvalPlan, Plan, TrainPlan, epoch_order
 from anynet_dist.data.samples import FolderSamples
 from anynet_dist.data.transfer import Transfer
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import RunError, UserError
 
 
 def loader(
@@ -97,13 +101,16 @@ def test_an_exception_in_the_thread_is_raised_here(digits: Path) -> None:
     batches = loader(digits / "train.beton", transform=BrokenTransform(resolution=32))
     assert len(list(batches)) == 28
     batches.set_epoch(1)
-    with pytest.raises(ArithmeticError, match="from the thread"):
+    with pytest.raises(ArithmeticError, match="from the thread") as raised:
         list(batches)
+    assert re.search(
+        r"while making batch 0 of epoch 1 \(samples .* of .*train\.beton", raised.value.__notes__[0]
+    )
     batches.set_epoch(2)
     assert len(list(batches)) == 28
 
 
-def test_a_stalled_thread_is_raised_not_waited_for(digits: Path) -> None:
+def test_a_stalled_thread_is_raised_not_waited_for(digits: Path, caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
 
     class StalledTransform(SampleTransform):
@@ -113,8 +120,68 @@ def test_a_stalled_thread_is_raised_not_waited_for(digits: Path) -> None:
 
     batches = loader(digits / "train.beton", transform=StalledTransform(resolution=32), stall_seconds=1)
     threading.Timer(2, release.set).start()  # so that the test itself need not wait for the thread's end
-    with pytest.raises(RuntimeError, match=r"train\.beton: FFCV made no batch in 1 s"):
+    first = ", ".join(map(str, epoch_order(1437, 0, 0)[:8]))
+    with pytest.raises(RunError, match=rf"nothing in 1 s of batch 0 .*\(samples {first}, ... of .*n\.beton"):
         list(batches)
+    assert re.search(r"waiting for batch 0 of epoch 0 \(samples .* for \d s", caplog.text)
+
+
+def test_a_thread_that_dies_is_noticed_at_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = loader(digits / "train.beton")
+    make, died = ffcv_loader._Epoch._offer, threading.Event()
+
+    def die(thread: ffcv_loader._Epoch, item: Any) -> bool:
+        if died.is_set():
+            return False
+        died.set()
+        return make(thread, item)
+
+    monkeypatch.setattr(ffcv_loader._Epoch, "_offer", die)
+    start = time.monotonic()
+    with pytest.raises(RunError, match=r"died without saying why, while making batch 1 of epoch 0"):
+        list(batches)
+    assert time.monotonic() - start < 10
+
+
+WORKQUEUE = """
+import sys
+from pathlib import Path
+import torch
+from anynet_dist.data.loaders import eval_loader
+from anynet_dist.system.errors import RunError, UserError
+try:
+    eval_loader(sys.argv[1], loader="ffcv", batch_size=8, resolution=32, mean=(0, 0, 0), std=(1, 1, 1),
+                device=torch.device("cpu"))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_threads_that_ffcv_cannot_use_are_refused(digits: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WORKQUEUE, str(digits / "train.beton")],
+        env={**os.environ, "NUMBA_THREADING_LAYER": "workqueue"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "numba has only its 'workqueue' threads" in result.stdout
+
+
+def test_memory_is_told(photo_betons: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """4 batches of 8 images of 64x64 pixels; two threads, each with the largest image and its JPEG."""
+    caplog.set_level(logging.INFO)
+    table = read_table(photo_betons / "jpg.beton")
+    loader(
+        table.path,
+        EvalPlan(num_samples=24, batch_size=8),
+        SampleTransform(resolution=512, crop_ratio=1.0),
+        workers=2,
+    )
+    scratch = 2 * max(3 * table.heights * table.widths + table.sizes) / 2**20
+    held = "FFCV holds 24 MiB of image buffers (4 batches of 8)"
+    assert f"{held}; 2 threads decode with up to {scratch:.0f} MiB" in caplog.text
 
 
 def test_torch_keeps_its_number_of_threads(digits: Path) -> None:
