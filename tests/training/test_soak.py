@@ -51,7 +51,7 @@ def disturb(ranks: list[subprocess.Popen[str]], how: str) -> None:
 
 
 def ends(ranks: list[subprocess.Popen[str]], how: str) -> list[str]:
-    """What the ranks said, once both have ended; where one does not, the test fails with what all of it does."""
+    """What the ranks said, once both have ended; where one does not, fail with what all threads do."""
     try:
         return [rank.communicate(timeout=90)[0] for rank in ranks]
     except subprocess.TimeoutExpired:
