@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from anynet_dist.data.workers import process_context
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.signals import STOP_SIGNALS, helpers_spared
 
 CHUNK = 32
 
@@ -39,7 +40,9 @@ def map_ranges(
     waiting: deque[Future[Result]] = deque()
     try:
         for bounds in ranges:
-            waiting.append(pool.submit(_run_worker, *bounds))
+            # This may fork, and python loses an exception that a signal raises while it does so.
+            with helpers_spared():
+                waiting.append(pool.submit(_run_worker, *bounds))
             if len(waiting) > workers + 2:
                 yield waiting.popleft().result()
         while waiting:
@@ -58,6 +61,7 @@ def _start_worker(function: Callable[[int, int], Any]) -> None:
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "torch" in sys.modules:  # a forked child that starts torch's threads hangs
         sys.modules["torch"].set_num_threads(1)
