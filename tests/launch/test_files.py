@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from socket import socket
 
@@ -28,7 +30,7 @@ OPTIONS: tuple[str, ...] = (
     "--schedule.name",
     "constant",
 )
-OPTIONS += ("--ema.decay", "0.9", "--ema.every", "2")
+OPTIONS += ("--ema.decay", "0.9", "--ema.every", "2", "--data.loader", "device")
 LAUNCHED = "accelerate launch --config_file launch/"
 
 Process = subprocess.Popen[str]
@@ -60,6 +62,7 @@ def start(words: list[str]) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # so that no rank outlives its launcher
     )
 
 
@@ -67,7 +70,9 @@ def output(process: Process, code: int = 0) -> str:
     try:
         text, _ = process.communicate(timeout=120)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert process.returncode == code, text
     return text
 

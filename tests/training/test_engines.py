@@ -179,6 +179,7 @@ def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
         "0.9",
     )
     options += ("--train.max_device_batch", "6", "--train.memory_format", "channels_last")
+    options += ("--data.loader", "device")
     launch(
         "train", blobs_config, *options, "--train.max_steps", "4", "--run.dir", tmp_path / "ddp", processes=2
     )
