@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from anynet_dist import commands
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
+from anynet_dist.system.failures import note_failure
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except UserError as error:
+        note_failure(error, error.exit_code, with_traceback=False)
         _print_error(error)
         return error.exit_code
     except StoppedEarly as stopped:
@@ -76,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and ended.code:
+            note_failure(ended, ended.code, with_traceback=True)
+        raise
+    except Exception as error:
+        note_failure(error, 1, with_traceback=True)
+        raise
     return 0
 
 

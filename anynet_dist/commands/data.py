@@ -1,16 +1,18 @@
-"""`anynet data`: build .beton files, look at them, verify them, and plan how to store a data set."""
+"""`anynet data`: build .beton files, look at them, verify, stage them, and plan how to store a data set."""
 
 from __future__ import annotations
 
 import argparse
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anynet_dist.config.arguments import add_config_arguments
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.logging import setup_logging
 
@@ -45,6 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--deep", action="store_true", help="decode every image and compare its checksum")
     verify.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
     _configure_plan(actions.add_parser("plan", help="advise which profile fits this machine"))
+    stage = actions.add_parser("stage", help="copy a run's .beton files to a disk of this machine")
+    stage.description = (
+        "Copy the .beton files that a config names to a disk of this machine, checked by their checksums, and"
+        " print the options that make a run use the copies. What is there already is not copied again."
+    )
+    add_config_arguments(stage)
+    stage.usage = "%(prog)s CONFIG --to FOLDER [--SECTION.OPTION VALUE ...]"
+    stage.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where the copies go")
 
 
 def _configure_source(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +112,9 @@ def run(args: argparse.Namespace) -> None:
     """Carry out `anynet data ACTION`; raises UserError."""
     if args.action in ("build", "plan", "verify") and args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
-    setup_logging()
-    actions = {"build": _build, "plan": _plan, "verify": _verify, "inspect": _inspect}
+    if args.action != "stage":
+        setup_logging()
+    actions = {"build": _build, "plan": _plan, "verify": _verify, "inspect": _inspect, "stage": _stage}
     actions[args.action](args)
 
 
@@ -167,6 +178,31 @@ def _verify(args: argparse.Namespace) -> None:
     sidecar = verify_deep(args.file, args.workers) if args.deep else verify_beton(args.file)
     what = "tables, checksum and every image" if args.deep else "tables and checksum"
     print(f"{args.file}: {what} are right ({sidecar.num_samples:,} images)")
+
+
+def _stage(args: argparse.Namespace) -> None:
+    """Standard output has the options alone, one word a line, for a script to read."""
+    with redirect_stdout(sys.stderr):
+        setup_logging()
+        options = list(_staged_options(args))
+    print("".join(f"{word}\n" for word in options), end="")
+
+
+def _staged_options(args: argparse.Namespace) -> Iterator[str]:
+    from anynet_dist.config import load_config
+    from anynet_dist.data.estimate import gibibytes
+    from anynet_dist.data.staging import stage
+
+    data = load_config(args.config, args.overrides).config.data
+    for split, path in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if path is None or Path(path).suffix != ".beton":
+            continue
+        staged = stage(Path(path), args.to)
+        how = "was there already"
+        if staged.seconds is not None:
+            how = f"{gibibytes(staged.size)} copied in {staged.seconds:.1f} s, checksum right"
+        print(f"{staged.path} on {socket.gethostname()}: {how}")
+        yield from (f"--data.{split}", str(staged.path))
 
 
 def _plan(args: argparse.Namespace) -> None:

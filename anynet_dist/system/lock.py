@@ -9,6 +9,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,29 @@ class Lock:
         self._thread.join()
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether the owner that the lock file names still shows life, as far as one can see from here."""
+    try:
+        with open(path, "rb") as file:
+            owner = _read_owner(file.fileno())
+        try:
+            silence = _silence(path)
+        except PermissionError:  # somebody else's folder
+            silence = time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    if not owner or silence >= SILENT_FOR_S:
+        return False
+    return owner["host"] != socket.gethostname() or _runs(owner["pid"])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _acquire(path: Path, purpose: str) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""A job as a command line for sbatch: which template, what it asks for, and the words it is given.
+
+Nothing is put into a script's text. What the job needs to know it gets as arguments, each one word, and in
+two environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anynet_dist.cluster.site import Site
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import write_json
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
+SUBMITTED = "submitted.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to run."""
+
+    config: Path
+    run: Path
+    """The run folder, or with `members` the folder of the run folders."""
+    name: str
+    overrides: tuple[str, ...] = ()
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    time: str = ""
+    tasks: bool = False
+    """One task a process, without a launcher."""
+    members: Path | None = None
+    """A file with one member of a sweep a line."""
+    at_once: int | None = None
+    """Members that run at a time."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A command line and the environment variables that it needs."""
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The command line as one would type it."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return shlex.join(["env", *variables, *self.command])
+
+
+def members_of(file: Path) -> list[str]:
+    """The lines of a sweep's file that stand for members. Raises UserError where there is none."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    members = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not members:
+        raise UserError(f"{file}: has no members: one line of options a member")
+    return members
+
+
+def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) -> Submission:
+    """The command that submits the job. Raises UserError where the site's settings and the job do not fit."""
+    template = templates / _template(job, site)
+    if not template.is_file():
+        raise UserError(f"{template} is not there: submit from a checkout of anynet_dist, or see --templates")
+    words = [str(job.run), str(job.config)]
+    if job.members:
+        words.append(str(job.run / "members.txt"))
+    command = ["sbatch", "--parsable", *_options(job, site), *site.sbatch_options]
+    return Submission(
+        [*command, str(template), *words, *job.overrides],
+        {"ANYNET_SLURM": str(templates.resolve()), "ANYNET_SITE": str(site_file.resolve())},
+    )
+
+
+def _gpus(job: Job, site: Site) -> int | None:
+    return site.gpus_per_node if job.gpus_per_node is None else job.gpus_per_node
+
+
+def _template(job: Job, site: Site) -> str:
+    if job.members:
+        return "sweep.sbatch"
+    if job.tasks:
+        return "train_tasks.sbatch"
+    if job.nodes > 1:
+        return "train_nodes.sbatch"
+    return "train_gpu.sbatch" if _gpus(job, site) == 1 else "train_node.sbatch"
+
+
+def _options(job: Job, site: Site) -> list[str]:
+    """The options of sbatch; they have precedence over the template's."""
+    logs = "%A_%a.out" if job.members else "%j.out"
+    gpus = _gpus(job, site)
+    processes = site.processes_per_node or gpus or 1
+    values: dict[str, Any] = {
+        "job-name": job.name,
+        "output": f"{str(job.run).replace('%', '%%')}/slurm/{logs}",
+        "account": site.account,
+        "partition": site.partition,
+        "qos": site.qos,
+        "time": job.time or site.time,
+        "nodes": job.nodes,
+        "ntasks-per-node": processes if job.tasks else 1,
+        "gpus-per-node": gpus,
+        "mem": site.memory,
+        "signal": f"{site.signal}@{site.signal_seconds}",
+        "export": "ALL",
+    }
+    if site.cpus_per_gpu:
+        values["cpus-per-task"] = site.cpus_per_gpu * (1 if job.tasks else processes)
+    if job.members:
+        at_once = f"%{job.at_once}" if job.at_once else ""
+        values["array"] = f"1-{len(members_of(job.members))}{at_once}"
+    return [f"--{name}={value}" for name, value in values.items() if value not in ("", None)]
+
+
+def submit(job: Job, submission: Submission) -> str:
+    """Hand the job in and return its number. The run folder is made, with a note of the job.
+
+    Raises UserError with what sbatch says where it refuses the job.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("sbatch is not installed here: submit where SLURM is, or look with --dry-run")
+    logs = job.run / "slurm"
+    logs.mkdir(parents=True, exist_ok=True)
+    if job.members:
+        shutil.copyfile(job.members, job.run / "members.txt")
+    environment = {**_without_slurm(os.environ), **submission.environment}
+    done = subprocess.run(submission.command, capture_output=True, text=True, check=False, env=environment)
+    found = re.match(r"\d+", done.stdout)
+    if done.returncode or not found:
+        raise UserError(f"sbatch refused the job: {(done.stderr or done.stdout).strip()}")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(logs / SUBMITTED, {"job": found.group(), "time": now, "command": submission.command})
+    return found.group()
+
+
+def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a job one may be in must not become those of the new one."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in kept or not name.startswith(("SLURM_", "SRUN_"))
+    }

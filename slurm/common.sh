@@ -1,0 +1,267 @@
+# shellcheck shell=bash
+# What the templates of this folder share: they source this file, and so does each task that they start.
+#
+# A job runs in two places. The batch script runs once, on the job's first node, and starts `srun`; srun
+# starts a number of tasks, on all nodes. Functions below "on the nodes" run in such a task, those below
+# "in the batch script" run before or after.
+#
+# SLURM copies a batch script elsewhere before it runs it, so a template cannot know where it came from:
+# `anynet submit` says it in ANYNET_SLURM; with plain sbatch it is slurm/ in the folder you submit from.
+
+ANYNET_SLURM=${ANYNET_SLURM:-$SLURM_SUBMIT_DIR/slurm}
+export ANYNET_SLURM
+# Your settings, if you made any: copy site.example.sh to site.sh.
+ANYNET_SITE=${ANYNET_SITE:-$ANYNET_SLURM/site.sh}
+export ANYNET_SITE
+if [ -e "$ANYNET_SITE" ]; then
+    # shellcheck source=slurm/site.example.sh
+    source "$ANYNET_SITE"
+fi
+
+say() { printf '%s %s: %s\n' "$(date '+%F %T')" "${SLURMD_NODENAME:-$(hostname)}" "$*"; }
+
+# ---------------------------------------------------------------------------------------- on the nodes
+
+# Make `python` the one that has anynet_dist.
+activate() {
+    local module
+    set +eu # scripts of modules and conda use variables that are not set
+    for module in ${ANYNET_MODULES:-}; do
+        module load "$module"
+    done
+    if [ -n "${ANYNET_CONDA_ENV:-}" ]; then
+        eval "$(conda shell.bash hook)"
+        conda activate "$ANYNET_CONDA_ENV"
+    elif [ -n "${ANYNET_VENV:-}" ]; then
+        # shellcheck disable=SC1091
+        source "$ANYNET_VENV/bin/activate"
+    fi
+    set -eu
+}
+
+# When a job is preempted or its time is nearly over, SLURM sends a signal to every process of its tasks.
+# The trainer handles it: it saves and stops. Everything around it, and a python that has not come as far,
+# must not die of it. (What is ignored here stays ignored in programs started from here until they set
+# a handler of their own.)
+ignore_stop_signals() { trap '' TERM USR1 USR2 HUP INT; }
+
+# Run a command. On several nodes each keeps its own log beside the job's, which mixes the lines of all.
+with_log() {
+    if [ "$SLURM_NNODES" -eq 1 ]; then
+        "$@"
+    else
+        "$@" 2>&1 | tee -a "$ANYNET_LOGS/$SLURM_JOB_ID-$SLURMD_NODENAME.log"
+    fi
+}
+
+# One process a GPU; without GPUs as many as the site's settings say.
+processes_on_node() { printf '%s\n' "${ANYNET_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
+
+# launch_on_node ARGUMENT...: the one task of a node starts `anynet ARGUMENT...` in all its processes.
+# The number of this node, SLURM_NODEID, is only right here: in the batch script it is 0 for all.
+launch_on_node() {
+    local status=0 processes
+    processes=$(processes_on_node)
+    ignore_stop_signals
+    if [ -n "${ANYNET_ACCELERATE_CONFIG:-}" ]; then
+        set -- accelerate launch --config_file "$ANYNET_ACCELERATE_CONFIG" \
+            --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * processes))" \
+            --machine_rank "$SLURM_NODEID" --main_process_ip "$MASTER_ADDR" \
+            --main_process_port "$MASTER_PORT" --rdzv_backend static --same_network \
+            -m anynet_dist "$@"
+    elif [ "$((SLURM_NNODES * processes))" -eq 1 ]; then
+        set -- python -m anynet_dist "$@"
+    else
+        # torchrun would give its processes 30 seconds after SIGTERM; without a handler it waits for them.
+        set -- python -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" \
+            --node-rank "$SLURM_NODEID" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT" \
+            --signals-to-handle SIGQUIT -m anynet_dist "$@"
+    fi
+    with_log "$@" || status=$?
+    note_failure "$status"
+    return "$status"
+}
+
+# launch_task ARGUMENT...: one task is one process of the run, there is no launcher. What a launcher tells
+# its processes is known from SLURM.
+launch_task() {
+    local status=0
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID
+    export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
+    ignore_stop_signals
+    with_log python -m anynet_dist "$@" || status=$?
+    note_failure "$status"
+    return "$status"
+}
+
+# A process that fails writes why into ANYNET_FAILURE_FILE, the first one only. One that was killed cannot:
+# then say at least where. (75 is no failure: the run saved and stopped, as it was asked to.)
+note_failure() {
+    if [ "$1" -ne 0 ] && [ "$1" -ne 75 ] && ! [ -e "$ANYNET_RESUME_MARK" ]; then
+        (
+            set -o noclobber # fails where the file exists
+            echo "task $SLURM_PROCID on $SLURMD_NODENAME ended with exit code $1" >"$ANYNET_FAILURE_FILE"
+        ) 2>/dev/null || true
+    fi
+}
+
+# stage_data CONFIG [OVERRIDE...]: copy the run's .beton files to a disk of this node, unless they are there.
+# Several tasks, or jobs, that ask at once wait for one copy. Prints the options that make the run use them.
+stage_data() {
+    if [ -n "${ANYNET_STAGE_DIR:-}" ]; then
+        python -m anynet_dist data stage "$@" --to "$ANYNET_STAGE_DIR"
+    fi
+}
+
+# launch FORM CONFIG [OVERRIDE...]: train with the data of this node; FORM is one of the two above.
+launch() {
+    local form=$1 staged words=()
+    shift
+    staged=$(stage_data "$@")
+    [ -z "$staged" ] || mapfile -t words <<<"$staged"
+    "$form" train "$@" "${words[@]}"
+}
+
+# Remove what was staged, where the site says so.
+unstage_data() {
+    if [ -n "${ANYNET_STAGE_DIR:-}" ]; then
+        rm -rf "$ANYNET_STAGE_DIR"
+    fi
+}
+
+# ----------------------------------------------------------------------------------- in the batch script
+
+# on_nodes [SRUN-OPTION...] -- FUNCTION [ARGUMENT...]: run a function of this file in tasks on the nodes.
+# srun waits two minutes for the other tasks when one has ended: a rank that fails takes the others down
+# within that time, and one that still writes is not cut short.
+on_nodes() {
+    local options=(--kill-on-bad-exit=0 --wait=120)
+    if [ -n "${ANYNET_CONTAINER:-}" ]; then # needs the pyxis plug-in of SLURM
+        options+=(--container-image="$ANYNET_CONTAINER" --container-workdir="$PWD")
+        options+=(--container-mounts="${ANYNET_CONTAINER_MOUNTS:-$PWD:$PWD}")
+    fi
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    # shellcheck disable=SC2016 # to be expanded on the nodes
+    srun "${options[@]}" bash -c 'set -euo pipefail; source "$ANYNET_SLURM/common.sh"; activate; "$@"' \
+        anynet "$@"
+}
+
+# Everything that tasks need to know and that has the same value on all nodes.
+export_facts() {
+    ANYNET_RUN=$1
+    ANYNET_LOGS=$ANYNET_RUN/slurm
+    ANYNET_RESUME_MARK=$ANYNET_RUN/resume_me
+    ANYNET_FAILURE_FILE=$ANYNET_LOGS/$SLURM_JOB_ID.failure
+    export ANYNET_RUN ANYNET_LOGS ANYNET_RESUME_MARK ANYNET_FAILURE_FILE
+    # All processes meet at the first node. The port belongs to the job, and lies below the range from
+    # which Linux gives ports to others (from 32768).
+    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+    export MASTER_ADDR MASTER_PORT
+    # Since SLURM 22.05 srun no longer takes this over from sbatch.
+    export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+    # A job submitted with --export=NONE would start its tasks with an empty environment.
+    export SLURM_EXPORT_ENV=ALL
+    export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    # When the time limit ends the job, in seconds since 1970; older versions of SLURM do not tell.
+    if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
+        SLURM_JOB_END_TIME=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s || true)
+    fi
+    if [ -n "$SLURM_JOB_END_TIME" ]; then # else the job has no time limit
+        export SLURM_JOB_END_TIME
+    else
+        unset SLURM_JOB_END_TIME
+    fi
+}
+
+# train FORM RUN CONFIG [OVERRIDE...]: the whole job, but for its last word: the exit code is this script's.
+train() {
+    local form=$1 run=$2 config=$3 status=0 tasks=(--ntasks-per-node=1 --ntasks="$SLURM_NNODES")
+    shift 3
+    mkdir -p "$run/slurm"
+    export_facts "$run"
+    say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST; run folder $run"
+    rm -f "$ANYNET_RESUME_MARK" "$ANYNET_FAILURE_FILE"
+    set -- "$config" "$@" --run.dir "$run" --run.stop_signal "SIG${ANYNET_SIGNAL:-USR1}"
+    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && compgen -G "$run/checkpoints/step_*" >/dev/null; then
+        set -- "$@" --run.resume auto --run.overwrite false # however it was started the first time
+    fi
+    if [ "${ANYNET_PREFLIGHT:-no}" = yes ]; then
+        start "$form" "$form" doctor --distributed || status=$?
+    fi
+    if [ "$status" -eq 0 ] && [ -n "${ANYNET_STAGE_DIR:-}" ]; then
+        on_nodes "${tasks[@]}" -- stage_data "$@" || status=$?
+    fi
+    if [ "$status" -eq 0 ]; then
+        start "$form" launch "$form" "$@" || status=$?
+    fi
+    if [ "${ANYNET_STAGE_KEEP:-yes}" = no ]; then
+        on_nodes "${tasks[@]}" -- unstage_data || true
+    fi
+    finish "$status"
+}
+
+# start FORM FUNCTION [ARGUMENT...]: one task a node for a launcher, else one for each process.
+start() {
+    local options=(--label)
+    if [ "$1" = launch_on_node ]; then
+        options+=(--ntasks-per-node=1 --ntasks="$SLURM_NNODES")
+    fi
+    [ "${SLURM_NTASKS:-1}" -gt 1 ] || options=()
+    shift
+    on_nodes "${options[@]}" -- "$@"
+}
+
+# finish STATUS: the run's part is over. Queue the job again if the run wants to go on, else say how it ended.
+# A preempted job that ends within its grace time counts as completed, and its batch script receives no
+# signal: only the mark that the trainer leaves tells that there is more to do. (After `scancel` this is
+# not reached: that ends the batch script too.)
+finish() {
+    local status=$1
+    if [ -e "$ANYNET_RESUME_MARK" ]; then
+        requeue "$(sed -n 's/^ *"reason": "\(.*\)".*/\1/p' "$ANYNET_RESUME_MARK")"
+    elif [ "$status" -ne 0 ] && ! nodes_answer; then
+        requeue "a node of this job no longer answers"
+    elif [ "$status" -ne 0 ]; then
+        explain "$status"
+    else
+        say "finished"
+    fi
+}
+
+nodes_answer() {
+    [ "$SLURM_NNODES" -eq 1 ] ||
+        timeout 60 srun --ntasks-per-node=1 --ntasks="$SLURM_NNODES" --immediate=60 true
+}
+
+# requeue REASON: the same job, with the same number, waits for its turn again; then it starts from the top.
+requeue() {
+    local restarts=${SLURM_RESTART_COUNT:-0} limit=${ANYNET_MAX_RESTARTS:-20}
+    if [ "$restarts" -ge "$limit" ]; then
+        say "not queued again, for it was $restarts times (ANYNET_MAX_RESTARTS): $1"
+        exit 75
+    fi
+    say "queued again (restart $((restarts + 1)) of at most $limit): $1"
+    if scontrol requeue "$SLURM_JOB_ID"; then
+        sleep 300 # SLURM ends this script meanwhile
+    fi
+    say "SLURM did not queue the job again; submit it once more with --run.resume auto to go on"
+    exit 75
+}
+
+# explain STATUS: the root cause goes last in the log, where one looks first; then exit with its code.
+explain() {
+    local status=$1 code
+    say "failed with exit code $status"
+    if [ -s "$ANYNET_FAILURE_FILE" ]; then
+        printf '%s\n' "------ what failed first ------"
+        cat "$ANYNET_FAILURE_FILE"
+        code=$(sed -n '1s/.* exit code \([0-9]*\)$/\1/p' "$ANYNET_FAILURE_FILE")
+        status=${code:-$status}
+    fi
+    exit "$status"
+}

@@ -1,0 +1,50 @@
+# shellcheck shell=bash disable=SC2034
+# What is particular to your cluster and account. Copy this file to slurm/site.sh and change it:
+#
+#   cp slurm/site.example.sh slurm/site.sh
+#   anynet submit configs/imagenet/resnet50.yaml --site slurm/site.sh --nodes 2 --dry-run
+#
+# bash reads it: once on `anynet submit`, and again in each job and task. What is left empty is left to
+# SLURM's own default. Put no passwords or keys in here: they belong in your login's environment or in
+# ~/.netrc (`wandb login` writes it).
+
+# --- What the job asks for (read by `anynet submit`, which turns it into options of sbatch) ---
+
+ANYNET_ACCOUNT=          # who pays; `sacctmgr show associations user=$USER` lists yours
+ANYNET_PARTITION=        # the queue; `sinfo` lists them
+ANYNET_QOS=              # quality of service, where your cluster uses it
+ANYNET_TIME=24:00:00     # longest time of one start; a run that needs longer is resumed in the next
+ANYNET_GPUS_PER_NODE=8   # 0 for nodes without GPUs
+ANYNET_CPUS_PER_GPU=8    # cores for each process: FFCV uses them to decode images
+ANYNET_MEMORY=           # of a node, such as 400G; empty: the partition's default
+ANYNET_SBATCH_OPTIONS=() # anything else, one word each: (--constraint=h100 --exclusive)
+
+# --- How it is stopped and goes on ---
+
+ANYNET_SIGNAL=USR1         # the signal before the time limit: USR1, USR2 or HUP
+ANYNET_SIGNAL_SECONDS=180  # how long before; SLURM may send it up to a minute earlier
+ANYNET_MAX_RESTARTS=20     # a job that was queued again so often is left alone; 0: never queue again
+
+# --- Where python comes from: one of venv, conda, container ---
+
+ANYNET_MODULES=            # environment modules to load first, such as "gcc/12 cuda/12.6"
+ANYNET_VENV=$PWD/.venv     # what `make setup` made, on a disk that all nodes see
+ANYNET_CONDA_ENV=          # name or path of a conda environment
+ANYNET_CONTAINER=          # image for srun --container-image (pyxis and enroot)
+ANYNET_CONTAINER_MOUNTS=   # such as "$PWD:$PWD,/datasets:/datasets"; default: the working folder
+
+# --- How it runs ---
+
+ANYNET_PROCESSES_PER_NODE= # default: one for each GPU of the job, and one on nodes without
+ANYNET_ACCELERATE_CONFIG=  # launch with accelerate and this file of launch/, instead of torchrun
+ANYNET_PREFLIGHT=no        # yes: check GPUs, network and clocks of all nodes before the run starts
+
+# A disk of the node itself to copy .beton files to, such as /scratch/$USER/anynet or /dev/shm/anynet-$USER
+# (memory); empty: read them where they are. With KEEP=no the folder is removed when the job ends; do that
+# in memory, and only if no other job uses the same folder.
+ANYNET_STAGE_DIR=
+ANYNET_STAGE_KEEP=yes
+
+# Network and logging; what to set here your cluster's documentation says.
+# export NCCL_SOCKET_IFNAME=ib0
+# export NCCL_DEBUG=WARN
