@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format clean
+.PHONY: help setup demo test test-quick test-slurm lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,11 +16,14 @@ test: lint ## run linter, type checker and all tests
 test-quick: setup ## run the tests that take less than two minutes together
 	.venv/bin/pytest -m "not slow"
 
+test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
+	@tests/slurm/run.sh
+
 lint: setup ## run linter and type checker
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck launch/*.sh
+	.venv/bin/shellcheck --external-sources launch/*.sh slurm/*.sh slurm/*.sbatch tests/slurm/*.sh
 
 format: setup ## format the code
 	.venv/bin/ruff check --fix .

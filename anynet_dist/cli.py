@@ -61,7 +61,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: this process's) and return the exit code."""
+    """Run the command line `argv` (default: this process's) and return the exit code.
+
+    A launcher takes the exit code 75 of a run that saved and stopped for a failure; a script that looks for
+    the run's `resume_me` instead sets another one in ANYNET_STOPPED_EXIT_CODE.
+    """
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedEarly as stopped:
         if distributed.is_main():
             print(stopped)  # noqa: T201
-        return stopped.exit_code
+        return int(os.environ.get("ANYNET_STOPPED_EXIT_CODE", stopped.exit_code))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does

@@ -63,6 +63,7 @@ launch_on_node() {
     local status=0 processes
     processes=$(processes_on_node)
     ignore_stop_signals
+    export ANYNET_STOPPED_EXIT_CODE=0 # a launcher reports any other one as a failure
     if [ -n "${ANYNET_ACCELERATE_CONFIG:-}" ]; then
         set -- accelerate launch --config_file "$ANYNET_ACCELERATE_CONFIG" \
             --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * processes))" \
@@ -194,7 +195,7 @@ train() {
         start "$form" "$form" doctor --distributed || status=$?
     fi
     if [ "$status" -eq 0 ] && [ -n "${ANYNET_STAGE_DIR:-}" ]; then
-        on_nodes "${tasks[@]}" -- stage_data "$@" || status=$?
+        on_nodes "${tasks[@]}" -- stage_data "$@" >/dev/null || status=$?
     fi
     if [ "$status" -eq 0 ]; then
         start "$form" launch "$form" "$@" || status=$?

@@ -10,7 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from anynet_dist.data.beton import build_beton
+from anynet_dist.data.samples import FolderSamples
+
 ROOT = Path(__file__).resolve().parents[1]
+CLASSES = ("class0", "class1", "class2")
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -54,6 +58,16 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = folder / split / f"class{label}" / f"{number:03d}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(target)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blob_betons(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.beton and val.beton of the blobs."""
+    folder = tmp_path_factory.mktemp("blob_betons")
+    for split in ("train", "val"):
+        samples = FolderSamples(blobs / split, list(CLASSES))
+        build_beton(samples, folder / f"{split}.beton", classes=CLASSES, workers=1)
     return folder
 
 

@@ -13,23 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anynet_dist.data.beton import build_beton
-from anynet_dist.data.samples import FolderSamples
 from anynet_dist.training.tracking import read_records
 from anynet_dist.training.trainer import Trainer
 
 TIMES = {"time", "images_per_second", "data_wait", "eta_seconds"}
-CLASSES = ("class0", "class1", "class2")
-
-
-@pytest.fixture(scope="session")
-def blob_betons(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train.beton and val.beton of the blobs."""
-    folder = tmp_path_factory.mktemp("blob_betons")
-    for split in ("train", "val"):
-        samples = FolderSamples(blobs / split, list(CLASSES))
-        build_beton(samples, folder / f"{split}.beton", classes=CLASSES, workers=1)
-    return folder
 
 
 def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) -> None:
