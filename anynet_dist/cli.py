@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except UserError as error:
-        note_failure(error, error.exit_code, with_traceback=False)
+        if not isinstance(error, LostRankError):  # that is what another one's failure looks like from here
+            note_failure(error, error.exit_code, with_traceback=False)
         _print_error(error)
         return error.exit_code
     except StoppedEarly as stopped:

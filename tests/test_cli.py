@@ -9,7 +9,7 @@ import pytest
 
 from anynet_dist import cli
 from anynet_dist.cli import Parser, main
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -114,3 +114,36 @@ def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli, "_dispatch", interrupt)
     assert main([]) == 130
+
+
+def test_the_first_failure_of_a_run_is_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(argv: list[str]) -> None:
+        raise {"user": UserError("wrong"), "bug": KeyError("lost"), "gone": LostRankError("rank 1")}[argv[0]]
+
+    file = tmp_path / "failure"
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setenv("ANYNET_FAILURE_FILE", str(file))
+    assert main(["gone"]) == 1  # it only follows from another rank's failure
+    assert not file.exists()
+    with pytest.raises(KeyError):
+        main(["bug"])
+    first = file.read_text()
+    assert first.startswith("rank 0 on ")
+    assert "ended with exit code 1\nTraceback (most recent call last)" in first
+    assert main(["user"]) == 2
+    assert file.read_text() == first
+    file.unlink()
+    assert main(["user"]) == 2
+    assert file.read_text().endswith(" ended with exit code 2\nwrong\n")
+
+
+def test_a_script_may_choose_the_exit_code_of_a_stopped_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(argv: list[str]) -> None:
+        raise StoppedEarly("stopped at step 3")
+
+    monkeypatch.setattr(cli, "_dispatch", stop)
+    assert main([]) == 75
+    monkeypatch.setenv("ANYNET_STOPPED_EXIT_CODE", "0")
+    assert main([]) == 0

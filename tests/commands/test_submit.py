@@ -48,7 +48,7 @@ def test_the_member_with_a_mistake_is_named(
     members.write_text("--optim.lr 0.1\n# a comment\n--optim.lr fast\n")
     words = ["submit", str(blobs_config), "--site", str(site), "--members", str(members), "--dry-run"]
     assert main(words) == 2
-    assert f"{members}, member 2: optim.lr: must be a number" in capsys.readouterr().err
+    assert f"{members}, member 2: --optim.lr: must be a number" in capsys.readouterr().err
 
 
 def test_a_machine_without_slurm_says_so(

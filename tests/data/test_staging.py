@@ -1,8 +1,8 @@
 import json
 import multiprocessing
-import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,8 +53,7 @@ def test_what_an_interrupted_copying_left_is_replaced(source: Path, tmp_path: Pa
 def test_a_disk_that_is_too_small_is_named(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = os.stat_result((0,) * 10)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free.st_size}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(UserError, match=r"needs .* MiB, but .* has 0\.0 MiB free"):
         stage(source, tmp_path)
 

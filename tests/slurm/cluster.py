@@ -8,10 +8,12 @@ one left, had it been killed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,8 +60,8 @@ SlurmctldTimeout=10
 GresTypes=gpu
 NodeName=n1 NodeAddr={network}.11 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
 NodeName=n2 NodeAddr={network}.12 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
-PartitionName=low Nodes=ALL Default=YES MaxTime=1:00:00 PriorityTier=1 PreemptMode=requeue GraceTime=30
-PartitionName=high Nodes=ALL MaxTime=1:00:00 PriorityTier=10 PreemptMode=off
+PartitionName=low Nodes=ALL Default=YES MaxTime=2-00:00:00 PriorityTier=1 PreemptMode=requeue GraceTime=30
+PartitionName=high Nodes=ALL MaxTime=2-00:00:00 PriorityTier=10 PreemptMode=off
 """
 
 # Runs in the namespaces of a node, and becomes its slurmd.
@@ -81,15 +83,26 @@ def missing() -> str | None:
 
 
 def _path() -> str:
-    return f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+class ClusterTakenError(Exception):
+    """There is one cluster on a machine, and somebody else uses it."""
 
 
 class Cluster:
-    """The running cluster; `stop` removes everything."""
+    """The running cluster; `close` removes everything."""
 
     nodes = ("n1", "n2")
 
     def __init__(self) -> None:
+        self.lock_file = Path(f"{ROOT}.lock")
+        self.lock = self.lock_file.open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.close()
+            raise ClusterTakenError("another test run on this machine has the cluster") from None
         self.root = ROOT
         self.scratch = ROOT / "scratch"
         self.environment = {
@@ -102,7 +115,7 @@ class Cluster:
         try:
             self._start()
         except BaseException:
-            self.stop()
+            self.close()
             raise
 
     def run(self, *words: object, check: bool = True, timeout: float = 60) -> str:
@@ -194,7 +207,7 @@ class Cluster:
         return dict(word.split("=", 1) for word in shown if "=" in word)
 
     def wait(self, job: str, log: Path, seconds: float = 120) -> dict[str, str]:
-        """Until the job is over. One that is queued again waits two seconds instead of SLURM's two minutes."""
+        """Until the job is over. One that is queued again waits two seconds, not SLURM's two minutes."""
         pending_since: float | None = None
 
         def over() -> bool:
@@ -232,6 +245,12 @@ class Cluster:
             self.run("ip", "netns", "delete", f"anynet-{node}", check=False)
         self.run("ip", "link", "delete", BRIDGE, check=False)
         shutil.rmtree(ROOT, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the cluster, and let others have theirs."""
+        self.stop()
+        self.lock_file.unlink(missing_ok=True)
+        self.lock.close()
 
 
 def wait_until(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.slurm.cluster import Cluster, missing, wait_until
+from tests.slurm.cluster import Cluster, ClusterTakenError, missing, wait_until
 
 STEPS = 400
 
@@ -25,11 +25,14 @@ def cluster() -> Iterator[Cluster]:
     if reason:
         pytest.skip(f"no SLURM cluster: {reason}")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that pytest tidies up then too
-    cluster = Cluster()
+    try:
+        cluster = Cluster()
+    except ClusterTakenError as error:
+        pytest.skip(f"no SLURM cluster: {error}")
     try:
         yield cluster
     finally:
-        cluster.stop()
+        cluster.close()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -60,7 +60,7 @@ def test_status_knows_a_job_from_beginning_to_end(
 def test_a_sweep_trains_each_member_and_tells_which_failed(user: User, cluster: Cluster) -> None:
     members = user.folder / "members.txt"
     members.write_text(
-        "# learning rates\n--optim.lr 0.1\n\n--run.seed 1 --optim.lr 1.0e+30\n--run.name 'two words'\n"
+        "# learning rates\n--optim.lr 0.1\n\n--data.train missing.beton\n--run.name 'two words'\n"
     )
     config = user.config(train={"max_steps": 6})
     job = user.submit(config, user.site(), "--members", members, "--at-once", 2, run="sweep")
@@ -69,13 +69,14 @@ def test_a_sweep_trains_each_member_and_tells_which_failed(user: User, cluster: 
         cluster.wait(f"{job.number}_{member}", log)["JobState"] for member, log in enumerate(logs, start=1)
     ]
     assert states == ["COMPLETED", "FAILED", "COMPLETED"], "\n".join(log.read_text() for log in logs)
-    assert "what failed first" in logs[1].read_text()
+    last = logs[1].read_text().rpartition("what failed first")[2]
+    assert "ended with exit code 2\nmissing.beton: no such file" in last
     saved = [(job.run / f"00{member}" / "config.yaml").read_text() for member in (1, 3)]
     assert "lr: 0.1\n" in saved[0]
     assert "name: two words\n" in saved[1]
     rows = [json.loads(line) for line in user.anynet("status", "--json", job.run).splitlines()]
     assert [(Path(row["run"]).name, row["state"]) for row in rows] == [
         ("001", "finished"),
-        ("002", "failed"),
+        ("002", "dead"),
         ("003", "finished"),
     ]

@@ -28,9 +28,9 @@ class StoredRun:
 
 
 class WandbServer:
-    """Serves on a free port of 127.0.0.1 from its making until `close`."""
+    """Serves on a free port from its making until `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.runs: dict[str, StoredRun] = {}
         self.requests: list[str] = []
         service = self
@@ -58,8 +58,8 @@ class WandbServer:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server = ThreadingHTTPServer((host, 0), Handler)
+        self.url = f"http://{host}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
