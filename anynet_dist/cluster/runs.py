@@ -58,7 +58,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(path: Path, depth: int) -> Iterator[Path]:
-    if RunFolder(path).status.exists() or RunFolder(path).holds_a_run():
+    if RunFolder(path).status.exists() or RunFolder(path).holds_a_run() or _failure(path):
         yield path
         return
     inner = [run for entry in _folders(path) if depth for run in _below(entry, depth - 1)]
@@ -89,6 +89,13 @@ def _submitted(path: Path) -> str | None:
     return _read(path / "slurm" / SUBMITTED).get("job")
 
 
+def _failure(path: Path) -> str | None:
+    """The last line of what the newest job of this run says of its first failure."""
+    files = sorted(path.glob("slurm/*.failure"), key=lambda file: file.stat().st_mtime)
+    lines = files[-1].read_text(encoding="utf-8", errors="replace").splitlines() if files else []
+    return lines[-1] if lines else None
+
+
 def _job(folder: RunFolder, facts: dict[str, Any]) -> str | None:
     """The job that the run belongs to: the one submitted last, unless a run outside SLURM came after it."""
     submitted = _read(folder.path / "slurm" / SUBMITTED)
@@ -108,7 +115,7 @@ def _status(
     return RunStatus(
         run=str(folder.path),
         state=state,
-        reason=facts.get("reason"),
+        reason=facts.get("reason") or (_failure(folder.path) if state in ("failed", "dead") else None),
         epoch=facts.get("epoch"),
         epochs=facts.get("epochs"),
         step=facts.get("step"),
@@ -132,6 +139,8 @@ def _state(folder: RunFolder, facts: dict[str, Any], job: str | None, queue: dic
         return "running" if lives and (in_queue or queue is None or not job) else "dead"
     if in_queue and not lives and (not facts or facts.get("slurm_job") != job):
         return "starting"  # the job runs, its trainer does not yet
+    if not facts and _failure(folder.path):
+        return "failed"
     if not facts:
         return "dead" if job and queue is not None else "unknown"
     return said

@@ -70,6 +70,15 @@ def test_a_run_that_has_ended_says_how(tmp_path: Path, state: str) -> None:
     assert (status.state, status.reason, status.eta_seconds) == (state, "why", None)
 
 
+def test_a_job_that_failed_before_its_run_began(tmp_path: Path) -> None:
+    failure = tmp_path / "run" / "slurm" / "7.failure"
+    failure.parent.mkdir(parents=True)
+    failure.write_text("rank 0 on n1 ended with exit code 2\nx.beton: no such file\n")
+    assert find_runs([tmp_path]) == [tmp_path / "run"]
+    status = status_of(tmp_path / "run")
+    assert (status.state, status.reason) == ("failed", "x.beton: no such file")
+
+
 def test_damaged_files_are_no_reason_to_fail(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", None)
     (run / "status.json").write_text("{")

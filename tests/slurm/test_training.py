@@ -77,6 +77,7 @@ def test_a_sweep_trains_each_member_and_tells_which_failed(user: User, cluster: 
     rows = [json.loads(line) for line in user.anynet("status", "--json", job.run).splitlines()]
     assert [(Path(row["run"]).name, row["state"]) for row in rows] == [
         ("001", "finished"),
-        ("002", "dead"),
+        ("002", "failed"),
         ("003", "finished"),
     ]
+    assert rows[1]["reason"].startswith("missing.beton: no such file")
