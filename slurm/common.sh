@@ -123,10 +123,11 @@ launch() {
     "$form" train "$@" "${words[@]}"
 }
 
-# Remove what was staged, where the site says so.
+# Remove what was staged, and nothing else that may lie there: each copy is in a folder named by 16 digits.
 unstage_data() {
-    if [ -n "${ANYNET_STAGE_DIR:-}" ]; then
-        rm -rf "$ANYNET_STAGE_DIR"
+    if [ -d "${ANYNET_STAGE_DIR:-}" ]; then
+        find "$ANYNET_STAGE_DIR" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
+            -regex '.*/[0-9a-f]{16}' -exec rm -rf {} +
     fi
 }
 

@@ -36,11 +36,13 @@ ANYNET_CONTAINER_MOUNTS=   # such as "$PWD:$PWD,/datasets:/datasets"; default: t
 # --- How it runs ---
 
 ANYNET_PROCESSES_PER_NODE= # default: one for each GPU of the job, and one on nodes without
-ANYNET_ACCELERATE_CONFIG=  # launch with accelerate and this file of launch/, instead of torchrun
+# Launch with accelerate and this file of launch/ (DeepSpeed, FSDP) instead of torchrun. It gives its processes
+# 30 seconds to save when a job must make room; torchrun, as it is started here, waits for them.
+ANYNET_ACCELERATE_CONFIG=
 ANYNET_PREFLIGHT=no        # yes: check GPUs, network and clocks of all nodes before the run starts
 
 # A disk of the node itself to copy .beton files to, such as /scratch/$USER/anynet or /dev/shm/anynet-$USER
-# (memory); empty: read them where they are. With KEEP=no the folder is removed when the job ends; do that
+# (memory); empty: read them where they are. With KEEP=no the copies are removed when the job ends; do that
 # in memory, and only if no other job uses the same folder.
 ANYNET_STAGE_DIR=
 ANYNET_STAGE_KEEP=yes

@@ -64,7 +64,7 @@ def make_imagenet(root: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
-    for name in ("configs", "launch"):
+    for name in ("configs", "launch", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
     make_imagenet(tmp_path / "datasets" / "imagenet")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

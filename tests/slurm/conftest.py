@@ -144,7 +144,7 @@ def whole(
 ) -> tuple[User, Submitted]:
     """A run of two nodes that nothing has interrupted, with its data on the nodes' own disks."""
     user = User(cluster, tmp_path_factory.mktemp("whole"), blob_betons)
-    site = user.site(STAGE_DIR=cluster.scratch / "anynet")
+    site = user.site(STAGE_DIR=cluster.scratch / "anynet", PREFLIGHT="yes")
     job = user.submit(user.config(), site, "--nodes", 2)
     user.finish(job)
     return user, job

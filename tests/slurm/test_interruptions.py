@@ -35,8 +35,10 @@ def test_a_signal_stops_and_requeues(whole: tuple[User, Submitted], user: User, 
 def test_a_job_of_higher_priority_has_precedence(
     whole: tuple[User, Submitted], user: User, cluster: Cluster
 ) -> None:
-    """Without a launcher: two tasks on one node."""
-    job = user.submit(user.config(), user.site(GPUS_PER_NODE=2), "--launcher", "none")
+    """Without a launcher: two tasks on one node, with data that is staged and removed in each start."""
+    disk = cluster.scratch / "of this test"
+    site = user.site(GPUS_PER_NODE=2, STAGE_DIR=disk, STAGE_KEEP="no")
+    job = user.submit(user.config(), site, "--launcher", "none")
     user.wait_for_steps(job)
     other = cluster.run(
         "sbatch", "--parsable", "-N2", "--exclusive", "--partition=high", "--output=/dev/null",
@@ -46,6 +48,10 @@ def test_a_job_of_higher_priority_has_precedence(
     assert facts["Restarts"] == "1"
     assert cluster.job(other)["JobState"] == "COMPLETED"
     assert "received SIGTERM" in job.text()
+    assert job.text().count("checksum right") == 2
+    node = facts["NodeList"]
+    assert cluster.run("srun", "--nodelist", node, "ls", "-d", disk) == f"{disk}\n"
+    assert cluster.run("srun", "--nodelist", node, "ls", disk) == ""
     assert_same_run(whole[1].run, job.run)
 
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 def test_two_nodes_train_together(whole: tuple[User, Submitted]) -> None:
     _, job = whole
     text = job.text()
+    assert "2 met by gloo on 2 machines: n1, n2" in text  # the pre-flight
     assert "world size 2 (cpu, gloo on 2 machines)" in text
     assert (job.run / "model.safetensors").exists()
     for node in ("n1", "n2"):  # each keeps its own log
