@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from anynet_dist.data.workers import process_context
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.signals import STOP_SIGNALS, helpers_spared
+from anynet_dist.system.signals import STOP_SIGNALS, stop_signals_held
 
 CHUNK = 32
 
@@ -41,7 +41,7 @@ def map_ranges(
     try:
         for bounds in ranges:
             # This may fork, and python loses an exception that a signal raises while it does so.
-            with helpers_spared():
+            with stop_signals_held():
                 waiting.append(pool.submit(_run_worker, *bounds))
             if len(waiting) > workers + 2:
                 yield waiting.popleft().result()

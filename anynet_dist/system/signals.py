@@ -11,18 +11,24 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 
 
 @contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Such signals wait until the block is left; in processes that are started in it they go on waiting."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def helpers_spared() -> Iterator[None]:
     """Processes started in the block never receive the signals that ask a run to stop.
 
     Schedulers, launchers and terminals send those to all processes of a run. The run itself then saves
-    its state, for which it still needs its helpers; they end when it tells them to, or is gone. A blocked
-    signal stays blocked in the processes that are started meanwhile.
+    its state, for which it still needs its helpers; they end when it tells them to, or is gone.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
+    with stop_signals_held():
         # multiprocessing starts this helper of its own at some time, and then unblocks SIGTERM and SIGINT.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
