@@ -33,7 +33,7 @@ EVERYTHING = (
 def options(request: pytest.FixtureRequest, blob_betons: Path) -> tuple[str, ...]:
     """Accumulation, mixing, dropout, a moving average and images that grow, with either loader."""
     if request.param == "torch":
-        return EVERYTHING
+        return (*EVERYTHING, "--data.loader", "torch", "--data.workers", "1")
     pytest.importorskip("ffcv")
     paths = ("--data.train", str(blob_betons / "train.beton"), "--data.test", str(blob_betons / "val.beton"))
     return (*EVERYTHING, "--data.loader", "ffcv", *paths)

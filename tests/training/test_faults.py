@@ -21,7 +21,16 @@ from tests.training.conftest import assert_same_run, wait_for_step
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
-LONG = ("--train.epochs", "100", "--resume", "auto", "--checkpoint.every", "5 steps")
+LONG = (
+    "--train.epochs",
+    "100",
+    "--resume",
+    "auto",
+    "--checkpoint.every",
+    "5 steps",
+    "--data.loader",
+    "torch",
+)
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
