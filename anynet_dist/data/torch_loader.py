@@ -23,7 +23,7 @@ from anynet_dist.data.resampling import resize_boxes
 from anynet_dist.data.samples import Pixels, Samples
 from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
-from anynet_dist.data.workers import choose_workers, process_context, start_server
+from anynet_dist.data.workers import choose_workers, process_context
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import helpers_spared
 
@@ -49,8 +49,6 @@ class TorchLoader:
         self.plan, self.transfer = plan, transfer
         self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
-        if self.workers:
-            start_server()
         self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
             _Batches(samples),
             batch_size=None,
@@ -60,7 +58,7 @@ class TorchLoader:
             generator=torch.Generator(),  # else each epoch draws from torch's own random numbers, for nothing
             pin_memory=transfer.device.type == "cuda",
             persistent_workers=self.workers > 0,
-            multiprocessing_context=process_context(has_threads=True) if self.workers else None,
+            multiprocessing_context=process_context() if self.workers else None,
         )
 
     def __len__(self) -> int:

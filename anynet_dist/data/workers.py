@@ -7,11 +7,9 @@ import multiprocessing
 import os
 import re
 import sys
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.signals import helpers_spared
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +44,18 @@ def choose_workers(requested: int | None, local_world: int, limit: int | None = 
     return workers
 
 
-def process_context(has_threads: bool = False) -> BaseContext | None:
-    """How worker processes start: forked on Linux, which is quick, unless threads run here.
+def process_context() -> BaseContext | None:
+    """How worker processes start: forked on Linux, which is quick, unless numba runs here.
 
-    A child that is forked while others of the process's threads run, numba's or those of a training run,
-    may wait for ever for a lock that one of them held. It then comes from a server process that has none.
+    A forked child does not survive numba's threads; it then comes from a server process that has none.
     """
     if sys.platform != "linux":
         return None
-    if not has_threads and "numba" not in sys.modules:
+    if "numba" not in sys.modules:
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["anynet_dist.data.torch_loader"])
     return context
-
-
-def start_server() -> None:
-    """Start the server process that `process_context` may need: it imports torch while others go on."""
-    if sys.platform == "linux":
-        process_context(has_threads=True)
-        with helpers_spared():
-            forkserver.ensure_running()
 
 
 def _slurm_tasks_here() -> int:

@@ -76,8 +76,7 @@ class User:
             "run": {"timeout": 3},
             "data": {
                 "train": str(self.data / "train.beton"),
-                "loader": "torch",
-                "workers": 1,
+                "loader": "device",
                 "augment": {"flip": True, "translate": 2},
             },
             "model": {

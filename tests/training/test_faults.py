@@ -28,8 +28,6 @@ LONG = (
     "auto",
     "--checkpoint.every",
     "5 steps",
-    "--data.loader",
-    "torch",
 )
 
 
