@@ -137,6 +137,8 @@ def start() -> Iterator[Start]:
             child.kill()
         process.kill()
         process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 @pytest.fixture
