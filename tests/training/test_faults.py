@@ -23,7 +23,7 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 LONG = (
     "--train.epochs",
-    "100",
+    "5000",
     "--resume",
     "auto",
     "--checkpoint.every",
@@ -144,7 +144,16 @@ def test_without_a_launcher_the_rank_left_over_ends_by_itself_and_names_the_one_
 def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
     blobs_config: Path, tmp_path: Path, launch: Launch
 ) -> None:
-    options = ("--train.epochs", "40", "--resume", "auto", "--checkpoint.every", "5 steps")
+    options = (
+        "--train.epochs",
+        "400",
+        "--eval.every",
+        "50",
+        "--resume",
+        "auto",
+        "--checkpoint.every",
+        "5 steps",
+    )
     command = [str(Path(sys.executable).with_name("accelerate")), "launch"]
     command += ["--config_file", str(ROOT / "launch" / "two_processes.yaml"), "--max_restarts", "1"]
     command += ["--monitor_interval", "0.5", "-m", "anynet_dist", "train", str(blobs_config), *options]

@@ -23,12 +23,12 @@ EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
 
 def everything(kills: int) -> tuple[str, ...]:
     """Accumulation, mixing, dropout, a moving average, images that grow, and checkpoints amid the epochs."""
-    epochs = 30 + 10 * kills
+    epochs = 100 + 120 * kills
     return (
         *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
         *("--model.dropout", "0.2", "--ema.decay", "0.9", "--data.augment.mixup", "0.2"),
         *("--data.start_res", "8", "--data.res_ramp", "0", str(epochs), "--checkpoint.every", "4 steps"),
-        *("--eval.every", "3", "--run.resume", "auto"),
+        *("--eval.every", "30", "--run.resume", "auto"),
     )
 
 
