@@ -193,7 +193,8 @@ train() {
         set -- "$@" --run.resume auto --run.overwrite false # however it was started the first time
     fi
     if [ "${ANYNET_PREFLIGHT:-no}" = yes ]; then
-        start "$form" "$form" doctor --distributed || status=$?
+        start "$form" "$form" doctor --distributed --run-dir "$(dirname "$run")" || status=$?
+        [ "$status" -eq 0 ] || say "the pre-flight found problems: the run is not started"
     fi
     if [ "$status" -eq 0 ] && [ -n "${ANYNET_STAGE_DIR:-}" ]; then
         on_nodes "${tasks[@]}" -- stage_data "$@" >/dev/null || status=$?

@@ -24,6 +24,7 @@ from torch import nn
 from anynet_dist.config.schema import Config, Precision
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
+from anynet_dist.training import rendezvous
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def build_accelerator(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not config.train.deterministic
-    chosen_backend = {"backend": backend} if backend else {}
+    meeting = rendezvous.arguments() | ({"backend": backend} if backend else {})
     arguments: dict[str, Any] = {
         "cpu": on_cpu(config),
         "mixed_precision": ACCELERATE_NAMES[precision],
@@ -94,7 +95,7 @@ def build_accelerator(
         "dynamo_plugin": TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
         "kwargs_handlers": [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **chosen_backend),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **meeting),
         ],
     }
     return kind(**arguments | engine)

@@ -141,9 +141,12 @@ def user(cluster: Cluster, tmp_path: Path, blob_betons: Path) -> User:
 def whole(
     cluster: Cluster, blob_betons: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[User, Submitted]:
-    """A run of two nodes that nothing has interrupted, with its data on the nodes' own disks."""
+    """A run of two nodes that nothing has interrupted, with its data on the nodes' own disks.
+
+    It asks for no GPUs, for the pre-flight would miss them.
+    """
     user = User(cluster, tmp_path_factory.mktemp("whole"), blob_betons)
-    site = user.site(STAGE_DIR=cluster.scratch / "anynet", PREFLIGHT="yes")
+    site = user.site(GPUS_PER_NODE=0, STAGE_DIR=cluster.scratch / "anynet", PREFLIGHT="yes")
     job = user.submit(user.config(), site, "--nodes", 2)
     user.finish(job)
     return user, job

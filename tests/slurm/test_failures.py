@@ -51,3 +51,13 @@ def test_its_exit_code_becomes_the_jobs(user: User, cluster: Cluster) -> None:
     facts = cluster.wait(job.number, job.log)
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "7:0"), job.text()
     assert "task 1 on n1 ended with exit code 7" in job.text().rpartition("what failed first")[2]
+
+
+def test_a_pre_flight_that_finds_problems_starts_no_run(user: User, cluster: Cluster) -> None:
+    """SLURM promises GPUs here that torch does not see."""
+    job = user.submit(user.config(), user.site(PREFLIGHT="yes"), "--nodes", 2)
+    facts = cluster.wait(job.number, job.log)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "1:0"), job.text()
+    assert "sees 0 GPUs, the environment promises 1" in job.text()
+    assert "the pre-flight found problems: the run is not started" in job.text()
+    assert not (job.run / "checkpoints").exists()

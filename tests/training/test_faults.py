@@ -148,11 +148,11 @@ def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
         "--train.epochs",
         "400",
         "--eval.every",
-        "50",
+        "100",
         "--resume",
         "auto",
         "--checkpoint.every",
-        "5 steps",
+        "10 steps",
     )
     command = [str(Path(sys.executable).with_name("accelerate")), "launch"]
     command += ["--config_file", str(ROOT / "launch" / "two_processes.yaml"), "--max_restarts", "1"]
