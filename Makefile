@@ -1,3 +1,6 @@
+# Two tests at a time: many wait for processes that they start. Tests of one group run one after the other.
+PARALLEL = -n 2 --dist loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick test-slurm lint format clean
 
@@ -11,10 +14,10 @@ demo: setup ## train an AnyNet on real handwritten digits in two processes
 	@launch/demo.sh
 
 test: lint ## run linter, type checker and all tests
-	.venv/bin/pytest
+	.venv/bin/pytest $(PARALLEL)
 
 test-quick: setup ## run the tests that take less than two minutes together
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest $(PARALLEL) -m "not slow"
 
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
 	@tests/slurm/run.sh

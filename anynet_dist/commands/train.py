@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, then say what came out and what to type next."""
     from anynet_dist.config import load_config
+    from anynet_dist.data.workers import start_server
     from anynet_dist.system.distributed import is_main
     from anynet_dist.system.logging import setup_logging
 
@@ -28,6 +29,10 @@ def run(args: argparse.Namespace) -> None:
     config = loaded.config
     if config.run.name is None:
         config = replace(config, run=replace(config.run, name=loaded.path.stem))
+
+    data = config.data
+    if data.loader == "torch" or (data.loader == "auto" and not str(data.train).endswith(".beton")):
+        start_server()  # it imports torch while this process does
 
     from anynet_dist.training.trainer import Trainer
 

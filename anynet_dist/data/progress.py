@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,9 +29,20 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    shown = 0.0
+
+    def advance(count: int) -> None:
+        nonlocal shown
+        progress.advance(task, count)
+        if time.monotonic() > shown + 0.1:
+            progress.refresh()
+            shown = time.monotonic()
+
+    # Its own thread, which would do the refreshing, would run while worker processes are forked.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
+        yield advance
+        progress.refresh()
 
 
 class _Rate(ProgressColumn):

@@ -7,6 +7,7 @@ with antialiasing) where FFCV's library averages areas, unless areas are asked f
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,7 @@ from anynet_dist.data.resampling import resize_boxes
 from anynet_dist.data.samples import Pixels, Samples
 from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
-from anynet_dist.data.workers import choose_workers, process_context
+from anynet_dist.data.workers import choose_workers, end_with_parent, process_context, start_server
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import helpers_spared
 
@@ -49,6 +50,8 @@ class TorchLoader:
         self.plan, self.transfer = plan, transfer
         self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
+        if self.workers:
+            start_server()
         self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
             _Batches(samples),
             batch_size=None,
@@ -58,8 +61,11 @@ class TorchLoader:
             generator=torch.Generator(),  # else each epoch draws from torch's own random numbers, for nothing
             pin_memory=transfer.device.type == "cuda",
             persistent_workers=self.workers > 0,
-            multiprocessing_context=process_context() if self.workers else None,
+            multiprocessing_context=process_context(has_threads=True) if self.workers else None,
+            worker_init_fn=_start_worker,
         )
+        # Also when python ends: it would end them by SIGTERM, which they do not receive, and wait.
+        weakref.finalize(self, _end_workers, self._loader)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -82,10 +88,7 @@ class TorchLoader:
 
     def close(self) -> None:
         """End the worker processes."""
-        iterator: Any = self._loader._iterator
-        self._loader._iterator = None
-        if iterator is not None:
-            iterator._shutdown_workers()
+        _end_workers(self._loader)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,17 @@ def _cut(image: Pixels, row: augment.Recipe, size: int, method: augment.Resize) 
         return resize_boxes(pixels[None], whole, size, method)[0].numpy()
     resized = transforms.resize(pixels.permute(2, 0, 1), [size, size], antialias=True)
     return resized.permute(1, 2, 0).numpy()
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    iterator: Any = loader._iterator
+    loader._iterator = None
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
+def _start_worker(number: int) -> None:
+    end_with_parent()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -3,18 +3,15 @@ parent."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from anynet_dist.data.workers import process_context
+from anynet_dist.data.workers import end_with_parent, process_context
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import STOP_SIGNALS, stop_signals_held
 
@@ -62,16 +59,9 @@ def _start_worker(function: Callable[[int, int], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if "torch" in sys.modules:  # a forked child that starts torch's threads hangs
         sys.modules["torch"].set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run_worker(first: int, last: int) -> Any:

@@ -7,9 +7,12 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.signals import helpers_spared
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +47,43 @@ def choose_workers(requested: int | None, local_world: int, limit: int | None = 
     return workers
 
 
-def process_context() -> BaseContext | None:
-    """How worker processes start: forked on Linux, which is quick, unless numba runs here.
+def process_context(has_threads: bool = False) -> BaseContext | None:
+    """How worker processes start: forked on Linux, which is quick, unless threads run here.
 
-    A forked child does not survive numba's threads; it then comes from a server process that has none.
+    A child that is forked while others of the process's threads run, numba's or those of a training run,
+    may wait for ever for a lock that one of them held. It then comes from a server process that has none,
+    and `end_with_parent` must be called in it.
     """
     if sys.platform != "linux":
         return None
-    if "numba" not in sys.modules:
+    if not has_threads and "numba" not in sys.modules:
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["anynet_dist.data.torch_loader"])
     return context
+
+
+def start_server() -> None:
+    """Start the server process that `process_context` may need: it imports torch while others go on."""
+    if sys.platform == "linux":
+        process_context(has_threads=True)
+        with helpers_spared():
+            forkserver.ensure_running()
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as the one that wanted it is gone, however that ended.
+
+    The server process ends when it has no worker left and nobody to ask for one.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _slurm_tasks_here() -> int:

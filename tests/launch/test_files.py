@@ -33,6 +33,8 @@ OPTIONS: tuple[str, ...] = (
 OPTIONS += ("--ema.decay", "0.9", "--ema.every", "2", "--data.loader", "device")
 LAUNCHED = "accelerate launch --config_file launch/"
 
+pytestmark = pytest.mark.xdist_group("launch")  # they share the run that the others are compared with
+
 Process = subprocess.Popen[str]
 
 

@@ -13,7 +13,7 @@ from tests.slurm.cluster import NETWORK, Cluster
 from tests.slurm.conftest import User
 from tests.training.wandb_server import WandbServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -124,12 +124,14 @@ def test_without_a_launcher_the_rank_left_over_ends_by_itself_and_names_the_one_
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port),
     }
+    options = (*LONG, "--data.loader", "torch")
     ranks = [
-        start("train", blobs_config, *LONG, RANK=str(rank), LOCAL_RANK=str(rank), **world)
+        start("train", blobs_config, *options, RANK=str(rank), LOCAL_RANK=str(rank), **world)
         for rank in range(2)
     ]
     wait_for_step(tmp_path / "run", 12)
     helpers = [child for rank in ranks for child in psutil.Process(rank.pid).children(recursive=True)]
+    assert len(helpers) > 4, "a server, its workers"
     ranks[victim].kill()
     output, _ = ranks[1 - victim].communicate(timeout=60)
     assert ranks[1 - victim].returncode == 1
@@ -146,7 +148,7 @@ def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
 ) -> None:
     options = (
         "--train.epochs",
-        "400",
+        "200",
         "--eval.every",
         "100",
         "--resume",

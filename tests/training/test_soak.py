@@ -28,7 +28,7 @@ def everything(kills: int) -> tuple[str, ...]:
         *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
         *("--model.dropout", "0.2", "--ema.decay", "0.9", "--data.augment.mixup", "0.2"),
         *("--data.start_res", "8", "--data.res_ramp", "0", str(epochs), "--checkpoint.every", "4 steps"),
-        *("--eval.every", "30", "--run.resume", "auto"),
+        *("--eval.every", "30", "--run.resume", "auto", "--data.loader", "torch", "--data.workers", "1"),
     )
 
 
