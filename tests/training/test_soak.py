@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from anynet_dist.training.tracking import read_records
 from tests.conftest import Start
-from tests.training.conftest import assert_same_run
+from tests.training.conftest import assert_same_run, wait_for_step
 
 HOW = ("SIGKILL rank 0", "SIGKILL rank 1", "SIGKILL all", "SIGTERM", "SIGUSR1")
 EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
@@ -23,13 +24,20 @@ EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
 
 def everything(kills: int) -> tuple[str, ...]:
     """Accumulation, mixing, dropout, a moving average, images that grow, and checkpoints amid the epochs."""
-    epochs = 100 + 120 * kills
+    epochs = 60 + 40 * kills
     return (
         *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
         *("--model.dropout", "0.2", "--ema.decay", "0.9", "--data.augment.mixup", "0.2"),
         *("--data.start_res", "8", "--data.res_ramp", "0", str(epochs), "--checkpoint.every", "4 steps"),
         *("--eval.every", "30", "--run.resume", "auto", "--data.loader", "torch", "--data.workers", "1"),
     )
+
+
+def last_step(run: Path) -> int:
+    """The last step that a run has logged."""
+    log = run / "metrics.jsonl"
+    records = read_records(log) if log.exists() else []
+    return records[-1]["step"] if records else 0
 
 
 def begin(start: Start, config: Path, port: int, *options: object) -> list[subprocess.Popen[str]]:
@@ -87,13 +95,8 @@ def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
     chance.shuffle(order)
     for how in order:
         ranks = begin(start, blobs_config, free_port, *options)
-        log = tmp_path / "run" / "metrics.jsonl"
-        before = log.stat().st_size if log.exists() else 0
-        while not log.exists() or log.stat().st_size == before:  # until it trains, or is at the end
-            if ranks[0].poll() is not None:
-                break
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, 1.5))
+        wait_for_step(tmp_path / "run", last_step(tmp_path / "run") + chance.randint(1, 50))
+        time.sleep(chance.uniform(0, 0.2))
         if ranks[0].poll() is not None:
             pytest.fail(f"the run ended before the kill: {ranks[0].communicate()[0]}")
         disturb(ranks, how)
