@@ -21,6 +21,7 @@ from anynet_dist.data.beton_format import BetonTable
 from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
 from anynet_dist.data.samples import BetonSamples, FolderSamples, Samples, class_names
 from anynet_dist.data.transfer import Transfer
+from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -248,6 +249,8 @@ def _loader(
             workers=workers,
             local_world=local_world,
         )
+    if workers != 0:
+        start_server()  # before this process imports torchvision, which takes as long
     from anynet_dist.data.torch_loader import TorchLoader
 
     return TorchLoader(

@@ -24,7 +24,7 @@ from anynet_dist.data.resampling import resize_boxes
 from anynet_dist.data.samples import Pixels, Samples
 from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
-from anynet_dist.data.workers import choose_workers, end_with_parent, process_context, start_server
+from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import helpers_spared
 
@@ -50,8 +50,6 @@ class TorchLoader:
         self.plan, self.transfer = plan, transfer
         self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
-        if self.workers:
-            start_server()
         self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
             _Batches(samples),
             batch_size=None,

@@ -45,7 +45,10 @@ def map_ranges(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed (out of memory?); use fewer workers") from error
+        raise UserError(
+            "a worker process was killed (out of memory? use fewer workers) or could not start"
+            " (a script of your own needs `if __name__ == '__main__':`)"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

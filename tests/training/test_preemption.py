@@ -94,7 +94,7 @@ def test_the_run_saves_and_stops_before_its_time_is_up(
 def test_a_signal_to_one_of_two_ranks_stops_both_and_the_same_command_goes_on(
     blobs_config: Path, tmp_path: Path, start: Start, launch: Callable[..., object]
 ) -> None:
-    options = ("--train.epochs", "60", "--eval.every", "20", "--train.max_device_batch", "6")
+    options: tuple[str, ...] = ("--train.epochs", "60", "--eval.every", "20", "--train.max_device_batch", "6")
     options += ("--data.loader", "torch")
     running = start("train", blobs_config, *options, "--resume", "auto", processes=2)
     wait_for_step(tmp_path / "run", 5)
