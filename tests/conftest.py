@@ -16,6 +16,26 @@ from anynet_dist.data.samples import FolderSamples
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("class0", "class1", "class2")
 
+# A stem whose gradients are not a number in the training steps that the environment names.
+BAD_STEM = """
+import os
+from anynet_dist.models.registry import register_stem
+from anynet_dist.models.stems import ConvStem
+
+@register_stem("stem_with_bad_steps")
+class BadStem(ConvStem):
+    pooling = False
+    steps = 0
+
+    def forward(self, images):
+        features = super().forward(images)
+        if self.training and features.requires_grad:
+            self.steps += 1
+            if str(self.steps) in os.environ["BAD_STEPS"].split():
+                features.register_hook(lambda gradient: gradient * float("nan"))
+        return features
+"""
+
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -104,6 +124,14 @@ def blobs_config(blobs: Path, tmp_path: Path) -> Path:
     path = tmp_path / "blobs.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def bad_stem(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options for a stem whose gradients are not a number in the steps that BAD_STEPS lists."""
+    plugin = tmp_path_factory.mktemp("plugin") / "bad_stem.py"
+    plugin.write_text(BAD_STEM)
+    return ("--plugins", str(plugin), "--model.stem", "stem_with_bad_steps")
 
 
 def launch_command(*args: object, processes: int) -> list[str]:

@@ -16,6 +16,8 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from anynet_dist.training.tracking import read_records
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "launch" / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.M | re.S)
@@ -176,6 +178,19 @@ def test_deepspeed_gives_the_weights_that_ddp_gives(
     assert "[WARNING]" not in shown.split("anynet 0.")[1], "DeepSpeed's own log stays out of ours"
     assert_same_weights(ddp, run)
     assert len(list((run / "checkpoints" / "last" / "pytorch_model").glob("zero_pp_rank_*optim*"))) == 2
+
+
+@pytest.mark.slow
+def test_deepspeed_leaves_out_the_steps_that_ddp_does(
+    blobs_config: Path, folder: Path, bad_stem: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAD_STEPS", "2")
+    for name in ("two_processes", "deepspeed_zero1", "deepspeed_zero3"):
+        run = folder / f"{name}_bad"
+        train(of_file(f"{name}.yaml")[0], blobs_config, run, *bad_stem)
+        records = [r for r in read_records(run / "metrics.jsonl") if "train/loss" in r]
+        assert (records[-1]["step"], records[-1]["bad_steps"]) == (4, 1)
+        assert_same_weights(folder / "two_processes_bad", run)
 
 
 @pytest.mark.slow

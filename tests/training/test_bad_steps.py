@@ -20,33 +20,6 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 Launch = Callable[..., CompletedProcess[str]]
 
-# A stem whose gradients are not a number in the training steps that the environment names.
-STEM = """
-import os
-from anynet_dist.models.registry import register_stem
-from anynet_dist.models.stems import ConvStem
-
-@register_stem("stem_with_bad_steps")
-class BadStem(ConvStem):
-    pooling = False
-    steps = 0
-
-    def forward(self, images):
-        features = super().forward(images)
-        if self.training and features.requires_grad:
-            self.steps += 1
-            if str(self.steps) in os.environ["BAD_STEPS"].split():
-                features.register_hook(lambda gradient: gradient * float("nan"))
-        return features
-"""
-
-
-@pytest.fixture(scope="module")
-def bad_stem(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    plugin = tmp_path_factory.mktemp("plugin") / "bad_stem.py"
-    plugin.write_text(STEM)
-    return ("--plugins", str(plugin), "--model.stem", "stem_with_bad_steps")
-
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(make: type) -> None:
