@@ -29,18 +29,20 @@ class Lock:
     Raises UserError that names the owner when another process has it. A lock whose owner is gone is
     taken over. On one machine the kernel knows whether an owner still runs. An owner on another machine
     shows it by touching the file every 20 seconds: after two minutes of silence it counts as gone, and so
-    does at once an earlier start of the same SLURM job, which ended before the job was queued again.
+    does at once an earlier start of the same SLURM job, which ended before the job was queued again. With
+    `shows_life` false there is no thread that touches the file, and the lock is respected from elsewhere.
     """
 
-    def __init__(self, path: Path, purpose: str) -> None:
+    def __init__(self, path: Path, purpose: str, shows_life: bool = True) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor, previous = _acquire(path, purpose)
+        self._descriptor, previous = _acquire(path, purpose, shows_life)
         if previous:
             logger.warning("%s was held by process %s, which is gone: taken over", path, _name(previous))
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
-        self._thread.start()
+        if shows_life:
+            self._thread.start()
 
     def _show_life(self) -> None:
         while not self._released.wait(SIGN_OF_LIFE_S):
@@ -54,7 +56,8 @@ class Lock:
         if self._released.is_set():
             return
         self._released.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
@@ -82,7 +85,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _acquire(path: Path, purpose: str) -> tuple[int, dict[str, Any]]:
+def _acquire(path: Path, purpose: str, shows_life: bool) -> tuple[int, dict[str, Any]]:
     """The open lock file, ours now, and the owner it was taken from, {} if there was none."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -94,7 +97,7 @@ def _acquire(path: Path, purpose: str) -> tuple[int, dict[str, Any]]:
                 continue
             if ours is False or _may_run(owner, path, kernel_says_gone=bool(ours)):
                 raise _taken(path, owner, purpose)
-            _write_owner(descriptor)
+            _write_owner(descriptor, shows_life)
             return descriptor, owner
         except BaseException:
             os.close(descriptor)
@@ -125,7 +128,7 @@ def _may_run(owner: dict[str, Any], path: Path, kernel_says_gone: bool) -> bool:
     if owner["host"] == socket.gethostname():
         return not kernel_says_gone and owner["pid"] != os.getpid() and psutil.pid_exists(owner["pid"])
     requeued = owner["slurm_job"] == os.environ.get("SLURM_JOB_ID", "") and owner["start"] != _slurm_start()
-    return not requeued and _silence(path) < SILENT_FOR_S
+    return not requeued and not (owner["shows_life"] and _silence(path) >= SILENT_FOR_S)
 
 
 def _silence(path: Path) -> float:
@@ -138,14 +141,19 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
     """What `_write_owner` wrote, or {} for a lock just created or cut short."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
-        return owner if owner.keys() >= {"host", "pid", "slurm_job", "start"} else {}
+        return owner if owner.keys() >= {"host", "pid", "slurm_job", "start", "shows_life"} else {}
     except (ValueError, AttributeError):
         return {}
 
 
-def _write_owner(descriptor: int) -> None:
-    job = os.environ.get("SLURM_JOB_ID")
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": job, "start": _slurm_start()}
+def _write_owner(descriptor: int, shows_life: bool) -> None:
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "start": _slurm_start(),
+        "shows_life": shows_life,
+    }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
 

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def hold(lock_file: Path) -> subprocess.Popen[str]:
 
 
 def owner(**facts: object) -> str:
-    return json.dumps({"host": socket.gethostname(), "pid": 1, "slurm_job": None, "start": "0"} | facts)
+    known = {"host": socket.gethostname(), "pid": 1, "slurm_job": None, "start": "0", "shows_life": True}
+    return json.dumps(known | facts)
 
 
 def test_a_second_owner_is_refused_and_told_who_the_first_is(lock_file: Path) -> None:
@@ -76,6 +78,18 @@ def test_an_owner_on_another_machine_counts_as_gone_after_two_minutes_of_silence
         Lock(lock_file, "in use")
     os.utime(lock_file, (time.time() - 130, time.time() - 130))
     Lock(lock_file, "in use").release()
+
+
+def test_silence_says_nothing_of_an_owner_that_never_shows_life(lock_file: Path) -> None:
+    lock_file.parent.mkdir()
+    lock_file.write_text(owner(host="elsewhere", shows_life=False))
+    os.utime(lock_file, (time.time() - 130, time.time() - 130))
+    with pytest.raises(UserError, match="by process 1 on elsewhere"):
+        Lock(lock_file, "in use")
+    threads = threading.active_count()
+    silent = Lock(lock_file.with_name("silent.lock"), "in use", shows_life=False)
+    assert threading.active_count() == threads
+    silent.release()
 
 
 def test_an_earlier_start_of_the_same_slurm_job_counts_as_gone_at_once(
