@@ -42,12 +42,19 @@ Start = Callable[..., subprocess.Popen[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often the soak test kills its run")
+    parser.addoption("--loader", default="device", help="the loader of the soak test")
 
 
 @pytest.fixture
 def kills(pytestconfig: pytest.Config) -> int:
     """How often the soak test kills its run."""
     return int(pytestconfig.getoption("kills"))
+
+
+@pytest.fixture
+def soak_loader(pytestconfig: pytest.Config) -> str:
+    """The loader of the soak test."""
+    return str(pytestconfig.getoption("loader"))
 
 
 @pytest.fixture(scope="session")

@@ -29,11 +29,15 @@ class Epoch(NamedTuple):
 
 
 class LoaderProcess:
-    """Holds a loader and runs epochs when asked to."""
+    """Holds a loader and runs epochs when asked to; it is being made while others are."""
 
     def __init__(self, make: MakeLoader) -> None:
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self._pool.submit(_make, make).result()
+        self._made = self._pool.submit(_make, make)
+
+    def wait(self) -> None:
+        """Return when the loader is made; raises what its making raised."""
+        self._made.result()
 
     def epoch(self) -> Epoch:
         """Run and measure an epoch."""

@@ -155,7 +155,10 @@ def _compare(makers: Mapping[str, MakeLoader], repeats: int) -> list[Result]:
         for make in makers.values():
             processes.append(LoaderProcess(make))
             stack.callback(processes[-1].close)
-            processes[-1].epoch()
+        for process in processes:  # all of them, before the first is measured
+            process.wait()
+        for process in processes:
+            process.epoch()
         for _ in range(repeats):
             for result, process in zip(results, processes, strict=True):
                 result.epochs.append(process.epoch())

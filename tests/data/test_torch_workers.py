@@ -32,8 +32,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "stop"),
-    [("time.sleep(100)", signal.SIGKILL), ("raise RuntimeError", None), ("loader.close()", None)],
+    ("what", "stop"), [("time.sleep(100)", signal.SIGKILL), ("raise RuntimeError", None)]
 )
 def test_none_outlives_the_process_that_reads(
     blobs: Path, tmp_path: Path, what: str, stop: signal.Signals | None

@@ -86,29 +86,12 @@ sys.exit(main(sys.argv[1:]))
 def test_a_batch_too_large_for_the_memory_ends_the_run_with_advice(
     blobs_config: Path, tmp_path: Path
 ) -> None:
-    wide = (
-        "--model.num_channels",
-        "8",
-        "8192",
-        "8192",
-        "--train.global_batch",
-        "72",
-        "--data.val_fraction",
-        "0",
-    )
-    command = [
-        sys.executable,
-        "-c",
-        OUT_OF_MEMORY,
-        "train",
-        str(blobs_config),
-        *wide,
-        "--data.train_res",
-        "16",
-    ]
+    wide = ("--model.num_channels", "8", "2048", "2048", "--data.train_res", "64")
+    wide += ("--train.global_batch", "72", "--data.val_fraction", "0")
+    command = [sys.executable, "-c", OUT_OF_MEMORY, "train", str(blobs_config), *wide]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 1
-    assert "anynet: error: out of memory on cpu with 72 images of 16 x 16 in fp32" in result.stderr
+    assert "anynet: error: out of memory on cpu with 72 images of 64 x 64 in fp32" in result.stderr
     assert "--train.max_device_batch 36 accumulates 2 such batches" in result.stderr
     assert "Traceback" not in result.stderr
 

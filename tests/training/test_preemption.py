@@ -95,8 +95,8 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_the_same_command_goes_on(
     blobs_config: Path, tmp_path: Path, start: Start, launch: Callable[..., object]
 ) -> None:
     options: tuple[str, ...] = ("--train.epochs", "60", "--eval.every", "20", "--train.max_device_batch", "6")
-    options += ("--data.loader", "torch")
-    running = start("train", blobs_config, *options, "--resume", "auto", processes=2)
+    torch_loader = ("--data.loader", "torch")  # it has worker processes; the pixels are those of the others
+    running = start("train", blobs_config, *options, *torch_loader, "--resume", "auto", processes=2)
     wait_for_step(tmp_path / "run", 5)
     ranks = [process for process in psutil.Process(running.pid).children() if "train" in process.cmdline()]
     assert len(ranks) == 2

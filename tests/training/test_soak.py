@@ -1,6 +1,7 @@
 """A run of two processes, killed again and again at random moments, against the same run left in peace.
 
-`pytest tests/training/test_soak.py --kills 20 -s` is the long form; the numbers go into docs/reliability.md.
+The long form, whose numbers go into docs/reliability.md:
+`pytest tests/training/test_soak.py --kills 20 --loader torch -s`
 """
 
 import random
@@ -22,14 +23,14 @@ HOW = ("SIGKILL rank 0", "SIGKILL rank 1", "SIGKILL all", "SIGTERM", "SIGUSR1")
 EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
 
 
-def everything(kills: int) -> tuple[str, ...]:
+def everything(kills: int, loader: str) -> tuple[str, ...]:
     """Accumulation, mixing, dropout, a moving average, images that grow, and checkpoints amid the epochs."""
     epochs = 60 + 40 * kills
     return (
         *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
         *("--model.dropout", "0.2", "--ema.decay", "0.9", "--data.augment.mixup", "0.2"),
         *("--data.start_res", "8", "--data.res_ramp", "0", str(epochs), "--checkpoint.every", "4 steps"),
-        *("--eval.every", "30", "--run.resume", "auto", "--data.loader", "torch", "--data.workers", "1"),
+        *("--eval.every", "30", "--run.resume", "auto", "--data.loader", loader, "--data.workers", "1"),
     )
 
 
@@ -86,9 +87,10 @@ def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
     start: Start,
     free_port: int,
     kills: int,
+    soak_loader: str,
     launch: Callable[..., object],
 ) -> None:
-    options = everything(kills)
+    options = everything(kills, soak_loader)
     launch("train", blobs_config, *options, "--run.dir", tmp_path / "whole", processes=2)
     chance, done, lost = random.Random(0), Counter[str](), 0.0
     order = [HOW[number % len(HOW)] for number in range(kills)]
@@ -96,7 +98,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
     for how in order:
         ranks = begin(start, blobs_config, free_port, *options)
         wait_for_step(tmp_path / "run", last_step(tmp_path / "run") + chance.randint(1, 50))
-        time.sleep(chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, 0.03))
         if ranks[0].poll() is not None:
             pytest.fail(f"the run ended before the kill: {ranks[0].communicate()[0]}")
         disturb(ranks, how)
