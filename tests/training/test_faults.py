@@ -86,7 +86,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_batch_too_large_for_the_memory_ends_the_run_with_advice(
     blobs_config: Path, tmp_path: Path
 ) -> None:
-    wide = ("--model.num_channels", "8", "2048", "2048", "--data.train_res", "64")
+    wide: tuple[str, ...] = ("--model.num_channels", "8", "2048", "2048", "--data.train_res", "64")
     wide += ("--train.global_batch", "72", "--data.val_fraction", "0")
     command = [sys.executable, "-c", OUT_OF_MEMORY, "train", str(blobs_config), *wide]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
