@@ -128,7 +128,7 @@ def _may_run(owner: dict[str, Any], path: Path, kernel_says_gone: bool) -> bool:
     if owner["host"] == socket.gethostname():
         return not kernel_says_gone and owner["pid"] != os.getpid() and psutil.pid_exists(owner["pid"])
     requeued = owner["slurm_job"] == os.environ.get("SLURM_JOB_ID", "") and owner["start"] != _slurm_start()
-    return not requeued and not (owner["shows_life"] and _silence(path) >= SILENT_FOR_S)
+    return not requeued and not (owner.get("shows_life", True) and _silence(path) >= SILENT_FOR_S)
 
 
 def _silence(path: Path) -> float:
@@ -141,7 +141,7 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
     """What `_write_owner` wrote, or {} for a lock just created or cut short."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
-        return owner if owner.keys() >= {"host", "pid", "slurm_job", "start", "shows_life"} else {}
+        return owner if owner.keys() >= {"host", "pid", "slurm_job", "start"} else {}
     except (ValueError, AttributeError):
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from typing import NamedTuple
 
 import psutil
@@ -53,13 +54,21 @@ def lost_rank(error: BaseException, peers: list[Peer]) -> LostRankError | None:
     """In words, an error of a collective that another process's end or silence has caused; else None."""
     if len(peers) == 1 or not isinstance(error, RuntimeError) or not LOST_RANK.search(str(error)):
         return None
-    gone = [str(peer) for peer in peers if peer.is_gone()]
+    gone = [str(peer) for peer in _gone(peers)]
     who = f"{', '.join(gone)} is gone" if gone else "another rank is gone or no longer answers"
     first_line = str(error).strip().splitlines()[0]
     return LostRankError(
         f"{who} ({first_line}); its own messages say why. The same command with --run.resume auto goes on"
         " from the last checkpoint"
     )
+
+
+def _gone(peers: list[Peer]) -> list[Peer]:
+    """Those of this machine that have ended. One that is just ending has closed its connections before."""
+    end = time.monotonic() + 2
+    while not (gone := [peer for peer in peers if peer.is_gone()]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return gone
 
 
 def out_of_memory(
