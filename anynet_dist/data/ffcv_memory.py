@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numba
 import numpy as np
 
 from anynet_dist.data.ffcv_parts import MemoryContext, MemoryManager, Reader, loader_module
@@ -45,14 +46,14 @@ class NoMemory(MemoryManager):
 
     @property
     def state_type(self) -> Any:
-        """Not asked for: nothing is compiled against it."""
-        raise NotImplementedError
+        """The type of an empty tuple, which is the state of an epoch here."""
+        return numba.typeof(())
 
     def compile_reader(self) -> Callable[..., Any]:
-        """FFCV's decoders would call this; ours reads the file itself."""
+        """What FFCV's decoders would call; ours reads the file itself."""
 
         def read(address: int, state: Any) -> Any:
-            raise NotImplementedError
+            raise RuntimeError("FFCV's own decoders cannot be used here: nothing is held in memory for them")
 
         return read
 

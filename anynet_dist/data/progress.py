@@ -42,7 +42,6 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
         task = progress.add_task(label, total=total)
         yield advance
-        progress.refresh()
 
 
 class _Rate(ProgressColumn):

@@ -40,8 +40,9 @@ class Lock:
         if previous:
             logger.warning("%s was held by process %s, which is gone: taken over", path, _name(previous))
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
+        self._thread: threading.Thread | None = None
         if shows_life:
+            self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
             self._thread.start()
 
     def _show_life(self) -> None:
@@ -56,7 +57,7 @@ class Lock:
         if self._released.is_set():
             return
         self._released.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)

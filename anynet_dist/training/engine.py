@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -76,7 +77,7 @@ class Engine:
             )
 
 
-class ShardedEngine(Engine):
+class ShardedEngine(Engine, ABC):
     """An engine that trains a copy of the network whose weights are spread over the ranks.
 
     `network` stays whole: its batch-norm statistics are the copy's own tensors, which no engine shards, and
@@ -99,9 +100,9 @@ class ShardedEngine(Engine):
         for whole, value in zip(self.network.parameters(), self._whole_parameters(), strict=True):
             whole.copy_(value)
 
+    @abstractmethod
     def _whole_parameters(self) -> Iterator[Tensor]:
         """Each parameter of the copy as a whole, in order."""
-        raise NotImplementedError
 
 
 def share_buffers(source: nn.Module, target: nn.Module) -> None:
