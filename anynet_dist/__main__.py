@@ -2,7 +2,7 @@
 
 import sys
 
-from anynet_dist.cli import main
+from anynet_dist.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import atexit
 import importlib
 import os
 import pkgutil
@@ -58,6 +59,26 @@ class Parser(argparse.ArgumentParser):
         from anynet_dist.config.arguments import config_help
 
         return f"{super().format_help()}\n{config_help()}"
+
+
+def run() -> int:
+    """Run this process's command line and return the exit code; nothing but it can be this process's end.
+
+    One rank of several ends without tearing python down: a thread of gloo that drops a tensor meanwhile
+    would abort the process, with a run that is done (pytorch issue 190489).
+    """
+    exit_codes: list[int] = []
+    if distributed.world_size() > 1:
+        atexit.register(_end_at_once, exit_codes)  # as the first of all, it is called as the last
+    exit_codes.append(main())
+    return exit_codes[0]
+
+
+def _end_at_once(exit_codes: list[int]) -> None:
+    if exit_codes:  # otherwise an error of python's is to be shown
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_codes[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +151,3 @@ def _print_error(error: UserError) -> None:
     name = f"anynet [rank {rank}]" if rank else "anynet"
     for line in str(error).splitlines():
         print(f"{name}: error: {line}", file=sys.stderr)  # noqa: T201
-
-
-if __name__ == "__main__":
-    sys.exit(main())

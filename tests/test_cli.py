@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,30 @@ def test_bare_command_prints_the_commands(words: list[str], capsys: pytest.Captu
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("anynet ")
+
+
+@pytest.mark.parametrize(("words", "exit_code"), [(["--version"], 0), (["confg"], 2)])
+def test_a_rank_ends_with_its_exit_code_while_a_thread_still_has_tensors(
+    words: list[str], exit_code: int
+) -> None:
+    code = f"""if True:
+        import sys, threading, time
+        import torch
+        from anynet_dist.cli import run
+
+        def compute():
+            while True:
+                torch.ones(2**20).sum()
+
+        threading.Thread(target=compute, daemon=True).start()
+        sys.argv[1:] = {words}
+        sys.exit(run())
+    """
+    rank = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=rank)
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout.startswith("anynet ") or "unknown command 'confg'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from anynet_dist.cli import main
+from anynet_dist.cli import run
 from anynet_dist.training import engine
 from anynet_dist.training.batches import BatchPlan
 from anynet_dist.training.fsdp import FullyShardedEngine
@@ -28,4 +28,4 @@ def start(self: FullyShardedEngine, precision: str, plan: BatchPlan) -> Accelera
 if __name__ == "__main__":
     engine.fsdp_becomes_ddp = lambda config: False
     FullyShardedEngine.start = start  # type: ignore[method-assign]
-    sys.exit(main())
+    sys.exit(run())
