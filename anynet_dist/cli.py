@@ -28,6 +28,8 @@ DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
 )
 # Other ranks hold errors back this long: the same error ends rank 0, upon which the launcher stops them.
+# So long do those left over by a rank that is gone wait, too: the launcher, which looks at its processes now
+# and then, takes the first that it finds ended for the cause.
 OTHER_RANKS_WAIT_S = 5.0
 
 
@@ -145,9 +147,16 @@ def _overview() -> str:
 
 def _print_error(error: UserError) -> None:
     rank = int(os.environ.get("RANK", "0"))
-    if rank != 0 and not isinstance(error, LostRankError):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a trainer may have taken it over
-        time.sleep(OTHER_RANKS_WAIT_S)
+    lost = isinstance(error, LostRankError)
+    if rank != 0 and not lost:
+        _await_the_launcher()
     name = f"anynet [rank {rank}]" if rank else "anynet"
     for line in str(error).splitlines():
-        print(f"{name}: error: {line}", file=sys.stderr)  # noqa: T201
+        print(f"{name}: error: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    if lost and "TORCHELASTIC_RUN_ID" in os.environ:
+        _await_the_launcher()
+
+
+def _await_the_launcher() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a trainer may have taken it over
+    time.sleep(OTHER_RANKS_WAIT_S)
