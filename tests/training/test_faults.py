@@ -131,9 +131,9 @@ def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
 ) -> None:
     options = (
         "--train.epochs",
-        "200",
-        "--eval.every",
         "100",
+        "--eval.every",
+        "50",
         "--resume",
         "auto",
         "--checkpoint.every",
