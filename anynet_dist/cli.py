@@ -146,15 +146,18 @@ def _overview() -> str:
 
 
 def _print_error(error: UserError) -> None:
-    rank = int(os.environ.get("RANK", "0"))
+    rank = distributed.rank()
     lost = isinstance(error, LostRankError)
     if rank != 0 and not lost:
         _await_the_launcher()
     name = f"anynet [rank {rank}]" if rank else "anynet"
     for line in str(error).splitlines():
         print(f"{name}: error: {line}", file=sys.stderr, flush=True)  # noqa: T201
-    if lost and "TORCHELASTIC_RUN_ID" in os.environ:
-        _await_the_launcher()
+    if lost:
+        from torch.distributed import is_torchelastic_launched
+
+        if is_torchelastic_launched():
+            _await_the_launcher()
 
 
 def _await_the_launcher() -> None:

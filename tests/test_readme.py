@@ -1,6 +1,5 @@
 """The README's commands do what it says, in the order in which it says them."""
 
-import itertools
 import os
 import re
 import shlex
@@ -76,9 +75,9 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     make_imagenet(tmp_path / "datasets" / "imagenet")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in RUN_HERE:
-        shorter = [options for part, options in SHORTER.items() if part in command]
+        shorter = next((options for part, options in SHORTER.items() if part in command), ())
         result = subprocess.run(
-            [*shlex.split(command), *itertools.chain(*shorter)],
+            [*shlex.split(command), *shorter],
             cwd=tmp_path,
             env={**os.environ, "PATH": path},
             capture_output=True,
