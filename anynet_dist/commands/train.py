@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> None:
     from anynet_dist.data.workers import start_server
     from anynet_dist.system.distributed import is_main
     from anynet_dist.system.logging import setup_logging
+    from anynet_dist.system.output import tolerate_lost_output
 
+    tolerate_lost_output()
     setup_logging()
     loaded = load_config(args.config, args.overrides)
     config = loaded.config

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from anynet_dist.config.durations import parse_duration
 from anynet_dist.config.schema import Config
 
 
@@ -26,10 +28,22 @@ def conflicts(config: Config) -> Iterator[Conflict]:
 
 
 def _run_conflicts(config: Config) -> Iterator[Conflict]:
+    name, limit = config.run.name, config.run.max_time
+    if name is not None and not _is_plain_name(name):
+        message = f"must be a plain name, for runs/NAME; a path belongs in run.dir (got {name!r})"
+        yield Conflict(("run.name",), message)
+    if limit is not None and parse_duration(limit) <= config.run.stop_margin:
+        message = f"must be longer than run.stop_margin, {config.run.stop_margin:g} s (got '{limit}')"
+        yield Conflict(("run.max_time", "run.stop_margin"), message)
     if config.run.overwrite and config.run.resume == "auto":
         yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
     if config.run.cpu and config.train.precision == "fp16":
         yield Conflict(("train.precision", "run.cpu"), "fp16 needs a GPU; with run.cpu take bf16 or fp32")
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether it names a folder in runs/: not a path, nor one of the names that mean another folder."""
+    return bool(name.strip(" .")) and "/" not in name and name.isprintable() and len(os.fsencode(name)) < 200
 
 
 def _data_conflicts(config: Config) -> Iterator[Conflict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -52,8 +52,11 @@ def held_log() -> Iterator[MemoryHandler]:
         handler.close()
 
 
-def log_to_file(path: Path, held: MemoryHandler) -> None:
-    """Append what was held, and all that is logged from here on, to `path`, each line with its time."""
+def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
+    """Append what was held, and all that is logged until the function returned is called, to `path`.
+
+    Each line has its time.
+    """
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger = logging.getLogger("anynet_dist")
@@ -61,6 +64,12 @@ def log_to_file(path: Path, held: MemoryHandler) -> None:
     held.setTarget(handler)
     held.flush()
     logger.addHandler(handler)
+
+    def close() -> None:
+        logger.removeHandler(handler)
+        handler.close()
+
+    return close
 
 
 class _LogFile(logging.FileHandler):

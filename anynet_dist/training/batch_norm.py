@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from anynet_dist.data.loaders import Loader
 
 
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -61,7 +59,9 @@ def averaged_batch_norm(networks: Sequence[nn.Module]) -> Iterator[dict[str, tor
 
 
 @torch.no_grad()
-def recompute_batch_norm(network: nn.Module, loader: Loader, num_samples: int) -> None:
+def recompute_batch_norm(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_samples: int
+) -> None:
     """Set running statistics to those of about `num_samples` training images over all ranks.
 
     Plain averages over batches of the fixed weights in place of the moving average of changing ones
@@ -71,7 +71,7 @@ def recompute_batch_norm(network: nn.Module, loader: Loader, num_samples: int) -
     seen, was_training = 0, network.training
     with _cumulative_average(layers):
         network.train()
-        for images, _ in loader:
+        for images, _ in batches:
             network(images)
             seen += len(images) * (dist.get_world_size() if dist.is_initialized() else 1)
             if seen >= num_samples:

@@ -35,13 +35,23 @@ class Peer(NamedTuple):
 
     def is_gone(self) -> bool:
         """Whether it no longer runs, as far as this machine can know."""
+        return self._status() == psutil.STATUS_DEAD
+
+    def is_stopped(self) -> bool:
+        """Whether a signal or a debugger has stopped it, as far as this machine can know."""
+        return self._status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+
+    def _status(self) -> str | None:
+        """psutil's word for it, with one for all that is over; None for a process of another machine."""
         if self.host != socket.gethostname():
-            return False
+            return None
         try:
             process = psutil.Process(self.pid)
-            return process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
+            status = process.status()
+            over = process.create_time() != self.started or status == psutil.STATUS_ZOMBIE
+            return psutil.STATUS_DEAD if over else status
         except psutil.NoSuchProcess:
-            return True
+            return psutil.STATUS_DEAD
 
 
 def meet_peers(rank: int) -> list[Peer]:
@@ -50,12 +60,18 @@ def meet_peers(rank: int) -> list[Peer]:
     return list(gather_object([Peer(rank, socket.gethostname(), os.getpid(), process.create_time())]))
 
 
+def unwell(peers: list[Peer]) -> list[str]:
+    """In words, those of this machine for which one need not wait."""
+    gone = [f"{peer} is gone" for peer in peers if peer.is_gone()]
+    return gone + [f"{peer} is stopped and does not answer" for peer in peers if peer.is_stopped()]
+
+
 def lost_rank(error: BaseException, peers: list[Peer]) -> LostRankError | None:
     """In words, an error of a collective that another process's end or silence has caused; else None."""
     if len(peers) == 1 or not isinstance(error, RuntimeError) or not LOST_RANK.search(str(error)):
         return None
-    gone = [str(peer) for peer in _gone(peers)]
-    who = f"{', '.join(gone)} is gone" if gone else "another rank is gone or no longer answers"
+    _await_an_end(peers)
+    who = ", ".join(unwell(peers)) or "another rank is gone or no longer answers"
     first_line = str(error).strip().splitlines()[0]
     return LostRankError(
         f"{who} ({first_line}); its own messages say why. The same command with --run.resume auto goes on"
@@ -63,12 +79,11 @@ def lost_rank(error: BaseException, peers: list[Peer]) -> LostRankError | None:
     )
 
 
-def _gone(peers: list[Peer]) -> list[Peer]:
-    """Those of this machine that have ended. One that is just ending has closed its connections before."""
+def _await_an_end(peers: list[Peer]) -> None:
+    """Give one that is just ending time to be found gone: it has closed its connections before."""
     end = time.monotonic() + 2
-    while not (gone := [peer for peer in peers if peer.is_gone()]) and time.monotonic() < end:
+    while not unwell(peers) and time.monotonic() < end:
         time.sleep(0.05)
-    return gone
 
 
 def out_of_memory(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from anynet_dist.config.schema import Precision
 from anynet_dist.data.loaders import DataInfo
@@ -45,6 +47,8 @@ class Progress:
     """RunningScores since the last training record, over all ranks."""
     records: int = 0
     """Lines in the log so far."""
+    log_sha256: str = ""
+    """Of those lines; empty in a checkpoint of a version that did not note it."""
 
     @property
     def updates(self) -> int:
@@ -85,9 +89,23 @@ def read_circumstances(path: Path) -> Circumstances:
 
 
 def _read(path: Path, name: str, kind: type[Facts]) -> Facts:
+    file = path / name
     try:
-        return kind(**json.loads((path / name).read_text(encoding="utf-8")))
+        facts = json.loads(file.read_bytes())
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        newer = sorted(facts.keys() - known)
+        if newer:
+            raise UserError(f"{file} was written by a newer version of anynet_dist: it has '{newer[0]}'")
+        return TypeAdapter(kind).validate_python(facts)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not a checkpoint: it has no {name}") from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path / name} is damaged: {error}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{file} is damaged: {where}: {problem['msg']}") from None
+    except (ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is damaged: {error}") from None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import write_json
+
+CHECKPOINT_NAME = re.compile(r"(replaced_)?step_\d+")
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,71 @@ class RunFolder:
         """Held by the process that uses the folder."""
         return self.path / "run.lock"
 
+    @property
+    def marker(self) -> Path:
+        """Says that the folder is a run's, so that a later run may remove what this one has written."""
+        return self.path / ".anynet_run.json"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of a run."""
+        return (
+            self.config,
+            self.description,
+            self.environment,
+            self.metrics,
+            self.console,
+            self.weights,
+            self.status,
+            self.resume_me,
+        )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of a run."""
+        return self.checkpoints, self.bad_batch, self.path / "wandb", self.path / "tensorboard"
+
     def holds_a_run(self) -> bool:
         """Whether a run has left something here that would be lost."""
-        return self.weights.exists() or any(self.checkpoints.glob("step_*"))
+        return bool(self.remains())
+
+    def remains(self) -> list[str]:
+        """What of a run would be lost. Not its records, as long as it has not saved a checkpoint: a run that
+        starts again writes the same."""
+        found = [self.weights.name] if self.weights.exists() else []
+        if _holds_checkpoints(self.checkpoints):
+            found.append(f"{self.checkpoints.name}/")
+        if self.saved_before() and self.metrics.exists() and self.metrics.stat().st_size:
+            found.append(self.metrics.name)
+        return found
+
+    def saved_before(self) -> bool:
+        """Whether, as far as the mark says, a run has saved a checkpoint here."""
+        try:
+            return bool(json.loads(self.marker.read_bytes())["saved"])
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: better too careful
+            return True
+
+    def mark(self, saved: bool) -> None:
+        """Mark the folder as a run's, and whether it has saved a checkpoint."""
+        write_json(self.marker, {"format": 1, "saved": saved})
+
+    def foreign(self) -> list[str]:
+        """Names that a run would write to, in a folder without the mark of a run."""
+        if self.marker.exists():
+            return []
+        return [path.name for path in (*self.files, *self.folders) if os.path.lexists(path)]
+
+
+def _holds_checkpoints(folder: Path) -> bool:
+    try:
+        return any(CHECKPOINT_NAME.match(path.name) for path in folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:  # there is something, though it cannot be seen
+        return True
 
 
 def folder_of(config: Config) -> RunFolder:
@@ -82,8 +150,19 @@ def folder_of(config: Config) -> RunFolder:
 
 
 def check_folder(folder: RunFolder, config: Config) -> None:
-    """Raise UserError when the folder holds a run that the config neither continues nor overwrites."""
-    if config.run.overwrite or _continues(folder, config.run.resume) or not folder.holds_a_run():
+    """Raise UserError when the folder is not a run's, or holds a run that the config neither continues nor
+    overwrites."""
+    if os.path.lexists(folder.path) and not folder.path.is_dir():
+        raise UserError(f"{folder.path} is not a folder; choose another with --run.dir")
+    continues = _continues(folder, config.run.resume)
+    foreign = folder.foreign()
+    # Runs of versions without the mark have checkpoints with a manifest: those may go on.
+    if foreign and not (continues and any(folder.checkpoints.glob("*/manifest.json"))):
+        raise UserError(
+            f"{folder.path} is not the folder of a run, and {', '.join(foreign)} in it would be overwritten:"
+            " choose another folder with --run.dir or --run.name, or move what is there"
+        )
+    if config.run.overwrite or continues or not folder.holds_a_run():
         return
     state = "a finished run" if folder.weights.exists() else "an unfinished run"
     raise UserError(
@@ -99,23 +178,14 @@ def _continues(folder: RunFolder, resume: str) -> bool:
 
 
 def clear_folder(folder: RunFolder) -> None:
-    """Remove what an earlier run wrote; leave everything else that lies there."""
-    files = (
-        folder.config,
-        folder.description,
-        folder.environment,
-        folder.metrics,
-        folder.console,
-        folder.weights,
-        folder.status,
-        folder.resume_me,
-    )
-    for file in files:
+    """Remove what an earlier run wrote, but for its checkpoints; leave everything else that lies there.
+
+    Does nothing in a folder that does not bear the mark of a run.
+    """
+    if not folder.marker.exists():
+        return
+    for file in folder.files:
         file.unlink(missing_ok=True)
-    for directory in (
-        folder.checkpoints,
-        folder.bad_batch,
-        folder.path / "wandb",
-        folder.path / "tensorboard",
-    ):
-        shutil.rmtree(directory, ignore_errors=True)
+    for directory in folder.folders:
+        if directory != folder.checkpoints:
+            shutil.rmtree(directory, ignore_errors=True)

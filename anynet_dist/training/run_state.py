@@ -58,9 +58,16 @@ class RunState:
             status = {"state": state, **self.facts, "updated": _now(), **position}
             write_json(self.folder.status, status)
             if state == "stopped":
-                write_json(self.folder.resume_me, {**position, "time": _now()})
+                ask_for_resume(self.folder, position)
         except OSError as error:
             logger.warning("cannot write %s: %s", self.folder.status, error)
+
+
+def ask_for_resume(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Leave the mark that the run waits to be resumed."""
+    if not folder.marker.exists():
+        folder.mark(saved=False)
+    write_json(folder.resume_me, {**facts, "time": _now()})
 
 
 def _restarts(folder: RunFolder) -> int:

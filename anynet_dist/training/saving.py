@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, load
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -32,6 +34,7 @@ from anynet_dist.training.progress import (
     read_circumstances,
     read_progress,
 )
+from anynet_dist.training.tracking import RunLog
 from anynet_dist.training.weights import write_tensors
 
 logger = logging.getLogger(__name__)
@@ -55,16 +58,17 @@ class TrainingState:
     config: Config
 
 
-def save(state: TrainingState, checkpoints: Checkpoints) -> Path:
+def save(state: TrainingState, checkpoints: Checkpoints, log: RunLog) -> Path:
     """Write a checkpoint; called on every rank. A killed process leaves the earlier ones as they were.
 
+    The log is on the disk before the checkpoint that counts its records.
     Raises CheckpointError on all ranks when one of them could not write its part.
     """
     step, accelerator = state.progress.step, state.accelerator
     partial = checkpoints.partial(step)
     on_main = accelerator.is_main_process
     try:
-        _together(accelerator, lambda: checkpoints.begin(step) if on_main else None)
+        _together(accelerator, lambda: _begin(checkpoints, step, log) if on_main else None)
         with averaged_batch_norm(_networks(state)) as own_statistics:
             _together(accelerator, lambda: _write_part(state, partial, own_statistics))
         _together(accelerator, lambda: checkpoints.publish(partial) if on_main else None)
@@ -74,6 +78,11 @@ def save(state: TrainingState, checkpoints: Checkpoints) -> Path:
         free = f"{shutil.disk_usage(checkpoints.folder).free / 2**20:,.0f} MiB are free on its disk"
         raise CheckpointError(f"cannot write the checkpoint of step {step} ({free}): {error}") from error
     return checkpoints.folder / f"step_{step:08d}"
+
+
+def _begin(checkpoints: Checkpoints, step: int, log: RunLog) -> None:
+    log.flush()
+    checkpoints.begin(step)
 
 
 def _together(accelerator: Accelerator, action: Callable[[], object]) -> None:
@@ -141,10 +150,7 @@ def restore(
     """Load everything a checkpoint holds and return the progress it was saved at; called on every rank."""
     (path,) = broadcast_object_list([path])
     progress, circumstances = read_progress(path), read_circumstances(path)
-    if not (path / f"random_states_{accelerator.process_index}.pkl").exists():
-        logger.warning(
-            "%s has no random state for rank %d: it starts a new one", path, accelerator.process_index
-        )
+    _restore_random_states(path, accelerator.process_index, circumstances.world_size)
     try:
         accelerator.load_state(str(path))
     except (RuntimeError, ValueError, KeyError) as error:
@@ -164,6 +170,28 @@ def restore(
             own = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
             module.load_state_dict(own, strict=False)
     return progress
+
+
+def _restore_random_states(path: Path, rank: int, world_size: int) -> None:
+    """Set this rank's random states; accelerate, which does it too, passes over those that it cannot read.
+
+    Raises UserError where a rank that had one finds none that can be read: it would not go on exactly.
+    """
+    file = path / f"random_states_{rank}.pkl"
+    if rank >= world_size:
+        logger.warning("%s has no random state for rank %d: it starts a new one", path, rank)
+        return
+    try:
+        states = load(file)
+        random.setstate(states["random_state"])
+        np.random.set_state(states["numpy_random_seed"])
+        torch.set_rng_state(states["torch_manual_seed"])
+    except Exception as error:  # torch, pickle and numpy have many of their own
+        why = shorten(str(error) or type(error).__name__, width=300, placeholder=" ...")
+        raise UserError(
+            f"{file} cannot be read ({why}), and without this random state the run would not go on exactly:"
+            " go on from another checkpoint, or start a new run from its weights with --model.pretrained"
+        ) from None
 
 
 def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:

@@ -50,7 +50,9 @@ class RunSetup:
         self.config = build.resolve(config, self.splits["train"].info)
         self.description = build.describe_network(self.config, self.splits)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
-        self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints)
+        if distributed.is_main():
+            self.checkpoints.recover()
+        self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints, self.folder)
         self.before = read_circumstances(self.checkpoint) if self.checkpoint else None
         self._start_accelerator()
         self._build_network()

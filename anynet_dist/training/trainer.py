@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from logging.handlers import MemoryHandler
@@ -28,7 +30,7 @@ from anynet_dist.training.preemption import Meetings, StopRequests, reason
 from anynet_dist.training.progress import Progress, read_progress
 from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
-from anynet_dist.training.run_state import RunState
+from anynet_dist.training.run_state import RunState, ask_for_resume
 from anynet_dist.training.saving import CheckpointError, TrainingState, load_weights, restore, save
 from anynet_dist.training.schedules import set_learning_rate
 from anynet_dist.training.setup import RunSetup
@@ -38,6 +40,8 @@ from anynet_dist.training.tracking import Record, RunLog
 from anynet_dist.training.weights import save_network, write_description
 
 logger = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Trainer:
@@ -52,9 +56,15 @@ class Trainer:
         check_trackers(config)
         self.folder = folder_of(config)
         check_folder(self.folder, config)
+        self.state: RunState | None = None
         self.resources = ExitStack()
         try:
             self._set_up(config)
+        except StoppedEarly as stopped:  # while it waited for another rank
+            if distributed.is_main():
+                ask_for_resume(self.folder, {"reason": str(stopped)})
+            self.resources.close()
+            raise
         except BaseException:
             self.resources.close()
             raise
@@ -65,6 +75,8 @@ class Trainer:
             self.resources.callback(lock.release)
         self.stop_requests = StopRequests(config.run)
         self.resources.callback(self.stop_requests.close)
+        self.stop_requests.call_before_end(self._note_forced_end)
+        self.log_file = self.resources.enter_context(ExitStack())
         with held_log() as early_log:
             self.setup = setup = RunSetup(config, self.folder)
             self.resources.callback(setup.close)
@@ -73,6 +85,7 @@ class Trainer:
             self.engine, self.optimizer, self.loaders = setup.engine, setup.optimizer, setup.loaders
             self._prepare_folder(early_log)
         self.peers = faults.meet_peers(self.accelerator.process_index)
+        self.stop_requests.watch_peers(self.peers)
         self.bad_steps = BadSteps(self.accelerator.device, self.optimizer.optimizer)
         self._resume()
 
@@ -82,8 +95,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             if setup.checkpoint is None:
                 clear_folder(self.folder)
+                setup.checkpoints.clear()
+            self.folder.mark(saved=setup.checkpoint is not None)
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            log_to_file(self.folder.console, early_log)
+            self.log_file.callback(log_to_file(self.folder.console, early_log))
             write_text(self.folder.config, dump_config(self.config))
             write_description(self.folder.description, setup.description)
             report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
@@ -104,13 +119,14 @@ class Trainer:
             logger.info("no checkpoint to resume from in %s: starting afresh", self.folder.checkpoints)
         if on_main:
             setup.checkpoints.set_aside_after(self.progress.step)
+            setup.checkpoints.refresh_links()
         self.state = RunState(self.folder, self.config, setup.total_steps, bool(setup.checkpoint), on_main)
         self.state.set("running", None, self.progress)
         self.meetings = Meetings(self.accelerator)
         self.stop = 0
         self.saved_at = time.monotonic()
         self.throughput = Throughput()
-        self.log = RunLog(self.folder, self.config, self.progress.records, on_main)
+        self.log = RunLog(self.folder, self.config, self.progress, on_main)
         if self.progress.step == 0 and self.log.trackers:
             self.log.trackers.show_graph(self.network, dump_config(self.config), setup.description.resolution)
 
@@ -138,6 +154,7 @@ class Trainer:
         result: Record | None = None
         outcome: Outcome = "failed"
         why: str | None = None
+        self.stop_requests.training_starts()
         try:
             result = self._train()
             outcome, why = ("finished", None) if result is not None else ("stopped", reason(self.stop))
@@ -173,9 +190,18 @@ class Trainer:
             error, self.plan, resolution, self.setup.precision, device
         )
 
+    def _note_forced_end(self, number: int, why: str) -> None:
+        """Before the process is ended because it cannot stop in order: a scheduler may start it again."""
+        if distributed.is_main():
+            if self.state:
+                self.state.set("failed", why, self.progress)
+            if number != signal.SIGINT:
+                ask_for_resume(self.folder, {"reason": why})
+
     def close(self, outcome: Outcome = "failed", why: str | None = None) -> None:
         """Say how the run ended; end the loaders' threads and processes, and the log; free the run folder."""
-        self.state.set(outcome, why, self.progress)
+        if self.state:
+            self.state.set(outcome, why, self.progress)
         self.log.close(outcome)
         self.resources.close()
 
@@ -218,7 +244,8 @@ class Trainer:
             self._check_numbers(*map(int, bad))
             self.stop = int(stop)
             save_now = save_now or bool(agreed_save)
-            self.state.update(progress)
+            if self.state:
+                self.state.update(progress)
         if self.stop:
             logger.info("%s: saving and stopping", reason(self.stop))
         return bool(self.stop) or (save_now and not self._epoch_ends)
@@ -256,7 +283,7 @@ class Trainer:
     def _save(self) -> None:
         progress = self.progress
         progress.sums = self.scores.total(self.accelerator)
-        progress.records = self.log.records
+        self.log.note(progress)
         self.engine.collect()
         state = TrainingState(
             accelerator=self.accelerator,
@@ -267,11 +294,14 @@ class Trainer:
             config=self.config,
         )
         try:
-            save(state, self.setup.checkpoints)
+            save(state, self.setup.checkpoints, self.log)
         except CheckpointError as error:
             if self.config.checkpoint.on_error == "stop" or self.stop:
                 raise
             logger.warning("%s; the run goes on (checkpoint.on_error)", error)
+        else:
+            if self.accelerator.is_main_process and not self.folder.saved_before():
+                self.folder.mark(saved=True)
         self.saved_at = time.monotonic()
 
     def _train_batch(self, images: Tensor, labels: Tensor) -> None:
@@ -291,7 +321,8 @@ class Trainer:
                 self._clip_gradients()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        self.scores.update(logits, labels, loss * len(labels))
+        self.scores.update_if_finite(logits, labels, loss * len(labels))
+        self.stop_requests.beat()
 
     def _clip_gradients(self) -> None:
         limit = self.config.train.clip_grad_norm
@@ -378,11 +409,17 @@ class Trainer:
                 f"{prefix}flip_": Mirrored(network) for prefix, network in networks.items()
             }
         for prefix, network in networks.items():
-            scores = evaluate(network, self.loaders[split], self.accelerator)
+            scores = evaluate(network, self._watched(self.loaders[split]), self.accelerator)
             record |= scores.record(f"{split}/{prefix}")
         self.log.write(record)
         logger.info(scores_line(record, split))
         return record
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches outside of the training loop, which show that the run moves."""
+        for batch in batches:
+            yield batch
+            self.stop_requests.beat()
 
     @property
     def _networks(self) -> dict[str, nn.Module]:
@@ -396,7 +433,7 @@ class Trainer:
             if samples:
                 loader.set_epoch(0)
                 with self.accelerator.autocast():
-                    recompute_batch_norm(network, loader, samples)
+                    recompute_batch_norm(network, self._watched(loader), samples)
             else:
                 average_batch_norm(network)
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from anynet_dist.config import load_config
 from anynet_dist.system.errors import RunError, UserError
-from anynet_dist.training.checkpoints import find_damage
+from anynet_dist.training.checkpoints import find_damage, write_manifest
 from anynet_dist.training.progress import read_progress
 from anynet_dist.training.tracking import read_records
 from anynet_dist.training.trainer import Trainer
@@ -195,3 +196,137 @@ def test_records_wait_for_a_full_disk_and_none_is_lost_or_cut(
     assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
     assert len(records) == 9
     assert "2 records wait" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "no text", "bak", "strange name", "score of another type"])
+def test_what_is_no_checkpoint_does_not_keep_a_run_from_the_next_good_one(
+    blobs_config: Path, tmp_path: Path, damage: str
+) -> None:
+    fit(blobs_config, *SAVE_ALL)
+    folder = tmp_path / "run" / "checkpoints"
+    newest = folder / "step_00000006"
+    if damage == "flipped bit":
+        content = bytearray((newest / "manifest.json").read_bytes())
+        content[10] ^= 0x80
+        (newest / "manifest.json").write_bytes(content)
+    elif damage == "no text":
+        (newest / "manifest.json").write_bytes(bytes(range(256)))
+    elif damage == "score of another type":
+        progress = json.loads((newest / "progress.json").read_text())
+        (newest / "progress.json").write_text(json.dumps({**progress, "score": "high"}))
+    elif damage == "bak":
+        newest.rename(folder / "step_00000006.bak")
+    else:
+        newest.rename(folder / "step_of_mine")
+    fit(blobs_config, *SAVE_ALL, "--resume", "auto", "--train.epochs", "2")
+    assert steps_of_good(folder) == [1, 2, 3, 4, 5, 6]
+    kept = {path.name for path in folder.iterdir() if path.name.startswith("replaced_")}
+    if damage in ("bak", "strange name"):
+        assert (folder / {"bak": "step_00000006.bak", "strange name": "step_of_mine"}[damage]).is_dir()
+    else:
+        assert kept == {"replaced_step_00000006"}, "a damaged checkpoint is kept"
+
+
+def steps_of_good(folder: Path) -> list[int]:
+    paths = [path for path in folder.iterdir() if path.name.removeprefix("step_").isdigit()]
+    return sorted(int(path.name.removeprefix("step_")) for path in paths if find_damage(path) is None)
+
+
+def test_links_left_by_a_kill_or_lost_in_a_copy_are_put_right_at_the_next_start(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    fit(blobs_config, *SAVE_ALL)
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    for name in ("last", "best"):
+        (run / "checkpoints" / name).unlink()
+        (run / "checkpoints" / name).symlink_to("step_00000001")
+    Trainer(load_config(blobs_config, [*SAVE_ALL, "--resume", "auto"]).config).close()
+    assert (run / "checkpoints" / "last").readlink() == Path("step_00000006")
+    assert (run / "checkpoints" / "best").readlink() != Path("step_00000001")
+    shutil.copytree(run, copy, symlinks=False)  # as `cp -rL` does
+    assert not (copy / "checkpoints" / "last").is_symlink()
+    fit(blobs_config, *SAVE_ALL, "--resume", "auto", "--run.dir", str(copy), "--train.epochs", "3")
+    assert (copy / "checkpoints" / "last").readlink() == Path("step_00000009")
+    assert (copy / "checkpoints" / "replaced_last").is_dir(), "what somebody copied is kept"
+
+
+def test_a_replacement_that_was_interrupted_is_undone(blobs_config: Path, tmp_path: Path) -> None:
+    fit(blobs_config, "--checkpoint.keep_last", "1")
+    folder = tmp_path / "run" / "checkpoints"
+    for path in folder.glob("step_*"):
+        path.rename(folder / f".{path.name}.replaced")
+    trainer = Trainer(load_config(blobs_config, ["--resume", "auto"]).config)
+    trainer.close()
+    assert trainer.progress.step == 6
+    assert steps_of_good(folder)[-1] == 6
+
+
+@pytest.mark.parametrize("fault", ["missing", "no pickle", "another thing"])
+def test_a_random_state_that_cannot_be_read_is_refused(
+    blobs_config: Path, tmp_path: Path, fault: str
+) -> None:
+    fit(blobs_config)
+    last = (tmp_path / "run" / "checkpoints" / "last").resolve()
+    file = last / "random_states_0.pkl"
+    if fault == "missing":
+        file.unlink()
+    elif fault == "no pickle":
+        file.write_bytes(b"nothing")
+    else:
+        torch.save({"step": 3}, file)
+    (last / "manifest.json").unlink()
+    write_manifest(last)
+    with pytest.raises(UserError, match=r"random_states_0\.pkl cannot be read .* would not go on exactly"):
+        fit(blobs_config, "--resume", str(last), "--train.epochs", "3")
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut", "damaged", "changed"])
+def test_a_log_that_is_not_what_it_was_is_reported(
+    blobs_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    fit(blobs_config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    if fault == "lost":
+        log.unlink()
+    elif fault == "cut":
+        log.write_bytes(b"".join(lines[:3]))
+    elif fault == "damaged":
+        log.write_bytes(b"".join([*lines[:2], b"\xff" + lines[2][1:], *lines[3:]]))
+    else:
+        log.write_bytes(b"".join([lines[0].replace(b'"step": 1', b'"step": 7'), *lines[1:]]))
+    fit(blobs_config, "--resume", "auto", "--train.epochs", "3")
+    records = len(lines) - 1  # all but that of the test were there when the last checkpoint was written
+    left = {"lost": 0, "cut": 3, "damaged": records - 1}
+    if fault == "changed":
+        assert "metrics.jsonl has changed since the checkpoint was saved" in caplog.text
+    else:
+        assert f"holds {left[fault]} of the {records} records up to the checkpoint" in caplog.text
+    assert len(read_records(log)) == left.get(fault, records) + 5, "three steps, a validation, a test"
+
+
+def test_a_log_that_is_whole_is_not_reported(
+    blobs_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(blobs_config)
+    fit(blobs_config, "--resume", "auto", "--train.epochs", "3")
+    assert "metrics.jsonl" not in caplog.text
+
+
+def test_records_that_wait_are_written_with_the_next_checkpoint_and_at_the_end(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(load_config(blobs_config, ["--checkpoint.on_error", "continue"]).config)
+    for number in (1, 2):
+        with largest_file(1):
+            trainer.log.write({"step": number})
+    trainer.close()
+    assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
+def test_no_checkpoint_counts_records_that_are_not_on_the_disk(blobs_config: Path, tmp_path: Path) -> None:
+    trainer = Trainer(load_config(blobs_config, ["--checkpoint.on_error", "continue"]).config)
+    trainer.log.file = tmp_path / "nowhere" / "metrics.jsonl"
+    trainer.fit()
+    assert steps(tmp_path / "run") == []
+    assert "records are not in it" in (tmp_path / "run" / "console.log").read_text()

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,3 +63,31 @@ def test_fewer_than_five_classes_still_have_a_top5(accelerator: Accelerator) -> 
     scores.update(logits, labels, torch.tensor(3.0))
     assert scores.reduce(accelerator).top5 == 1
     assert scores.reduce(accelerator).count == 0
+
+
+def test_a_training_step_that_is_left_out_does_not_hide_the_others(accelerator: Accelerator) -> None:
+    scores = RunningScores(torch.device("cpu"))
+    logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0])
+    scores.update_if_finite(logits, labels, torch.tensor(3.0))
+    scores.update_if_finite(logits * math.nan, labels, torch.tensor(math.nan))
+    result = scores.reduce(accelerator)
+    assert (result.count, result.top1, result.loss, result.not_finite) == (2, 1, 1.5, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_whose_logits_are_not_finite_counts_as_wrong(
+    accelerator: Accelerator, problem: Problem, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, images, labels = problem
+    with torch.no_grad():
+        right = network.eval()(images).argmax(1) == labels
+    broken = images.clone()
+    broken[[3, 50, 99]] = value
+    right[[3, 50, 99]] = False
+    for batch_size in (101, 10, 1):
+        batches = zip(broken.split(batch_size), labels.split(batch_size), strict=True)
+        scores = evaluate(network, batches, accelerator)
+        assert (scores.count, scores.not_finite) == (101, 3)
+        assert scores.top1 == right.sum().item() / 101
+        assert math.isnan(scores.loss)
+    assert "the logits of 3 of 101 images are not finite" in caplog.text

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from anynet_dist.training.progress import Progress
 from anynet_dist.training.tracking import keep_records, read_records
 
 Launch = Callable[..., CompletedProcess[str]]
@@ -17,7 +18,7 @@ Launch = Callable[..., CompletedProcess[str]]
 def test_a_resumed_run_drops_the_records_it_will_write_again(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "los')
-    keep_records(file, 2)
+    keep_records(file, Progress(records=2))
     assert read_records(file) == [{"step": 1}, {"step": 2}]
 
 

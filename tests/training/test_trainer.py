@@ -18,6 +18,19 @@ from anynet_dist.training.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
+# Its logits are only finite in training.
+OVERFLOWING_HEAD = """
+from anynet_dist.models.heads import LinearHead
+from anynet_dist.models.registry import register_head
+
+@register_head("overflowing")
+class OverflowingHead(LinearHead):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits if self.training else logits * float("inf")
+"""
+
+
 def fit(config: Path, *overrides: str) -> Record:
     return Trainer(load_config(config, overrides).config).fit()
 
@@ -31,7 +44,9 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(blobs_config: Path, tm
     run = tmp_path / "run"
     assert result["test/top1"] > 0.9
     names = {"config.yaml", "network.json", "environment.json", "metrics.jsonl", "console.log", "status.json"}
-    assert names | {"model.safetensors", "checkpoints"} == {path.name for path in run.iterdir()}
+    assert names | {".anynet_run.json", "model.safetensors", "checkpoints"} == {
+        path.name for path in run.iterdir()
+    }
     records = read_records(run / "metrics.jsonl")
     train = [record for record in records if "train/loss" in record]
     assert [record["step"] for record in train] == list(range(1, 19))
@@ -209,3 +224,18 @@ def test_recipes_of_torchvision_and_repeats_reach_the_loader(blobs_config: Path,
     options = ("--data.augment.auto_augment", "trivialaugment", "--data.augment.random_erasing", "0.1")
     more = ("--data.augment.color_jitter", "0.1", "0.1", "0.1", "0", "--data.augment.repeats", "2")
     assert fit(blobs_config, *options, *more)["test/loss"] > 0
+
+
+def test_the_log_says_how_many_images_were_counted_and_is_strict_json(
+    blobs_config: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "overflow.py"
+    plugin.write_text(OVERFLOWING_HEAD)
+    head = ("--plugins", str(plugin), "--model.head", "overflowing")
+    result = fit(blobs_config, *head)
+    assert (result["test/count"], result["test/not_finite"]) == (37, 37)
+    assert result["test/top1"] == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert records[-1]["test/loss"] is None
+    assert [record["val/count"] for record in records if "val/top1" in record] == [24, 24]
