@@ -7,12 +7,15 @@ with antialiasing) where FFCV's library averages areas, unless areas are asked f
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -25,10 +28,15 @@ from anynet_dist.data.samples import Pixels, Samples
 from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.signals import helpers_spared
 
 log = logging.getLogger(__name__)
+
+STALL_S = 120.0
+"""Without a batch for so long, a loader is stuck."""
+LOOK_S = 5
+"""Between two looks at whether the workers live."""
 
 
 class TorchLoader:
@@ -77,12 +85,49 @@ class TorchLoader:
         self._requests.transform = replace(self._requests.transform, resolution=resolution)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with helpers_spared():
+        self._set_timeout(0)  # an epoch may take longer to start than a batch
+        with helpers_spared(), self._lost_workers_named():
             batches = iter(self._loader)
-        for batch in batches:
+        self._set_timeout(LOOK_S)
+        while (batch := self._next(batches)) is not None:
             if isinstance(batch, UserError):
                 raise batch
             yield self.transfer(*batch)
+
+    def _set_timeout(self, seconds: float) -> None:
+        """Let torch wait no longer for its workers: it looks whether they live when the time is up."""
+        if self._loader._iterator is not None and self.workers:
+            self._loader._iterator._timeout = seconds
+
+    @contextmanager
+    def _lost_workers_named(self) -> Iterator[None]:
+        """Say in words what comes of worker processes that are gone: errors of many kinds."""
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError):
+            workers = getattr(self._loader._iterator, "_workers", [])
+            gone = [str(worker.pid) for worker in workers if not worker.is_alive()]
+            if not gone:
+                raise
+            raise RunError(
+                f"a worker process of the loader ({', '.join(gone)}) ended unexpectedly; one that was killed"
+                " has most likely met a limit of memory: lower data.workers, or take smaller images"
+            ) from None
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch, None at the end. Raises RunError where a worker is gone, or all do nothing."""
+        started = time.monotonic()
+        while True:
+            try:
+                with self._lost_workers_named():
+                    return next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                if time.monotonic() - started > STALL_S:
+                    raise RunError(
+                        f"the loader's worker processes made no batch in {STALL_S:.0f} s; is the disk stuck?"
+                    ) from None
 
     def close(self) -> None:
         """End the worker processes."""
@@ -184,8 +229,25 @@ def _cut(image: Pixels, row: augment.Recipe, size: int, method: augment.Resize) 
 def _end_workers(loader: DataLoader[Any]) -> None:
     iterator: Any = loader._iterator
     loader._iterator = None
-    if iterator is not None:
-        iterator._shutdown_workers()
+    if iterator is None:
+        return
+    workers = iterator._workers if loader.num_workers else []
+    # Torch waits 5 s for each that hangs, and python waits for ever when it ends.
+    for worker in workers:
+        if not _moves(worker.pid):
+            worker.kill()
+    iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def _moves(pid: int) -> bool:
+    """Whether a process runs: no signal has stopped it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _start_worker(number: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,8 +32,8 @@ SCHEME = "restarted"
 # Between two looks into the store.
 PAUSE = 0.05
 # One attempt to connect to rank 0.
-CONNECT = timedelta(seconds=2)
-REPORT_S = 20.0
+CONNECT_S = 2.0
+REPORT_S = 5.0
 
 
 def arguments() -> dict[str, Any]:
@@ -104,33 +105,40 @@ def _connect(rank: int, world_size: int, timeout: timedelta) -> TCPStore:
     """The store at MASTER_ADDR and MASTER_PORT, kept by the launcher or else by rank 0."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     keeps_it = rank == 0 and not _launcher_keeps_store()
+    if not keeps_it:
+        _await_listener(rank, host, port, timeout)
+    try:
+        return TCPStore(
+            host,
+            port,
+            world_size,
+            is_master=keeps_it,
+            timeout=timeout,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except DistNetworkError as error:
+        first_line = str(error).splitlines()[0]
+        what = "listen at" if keeps_it else "use what listens at"
+        raise UserError(
+            f"rank {rank} cannot {what} {host}:{port}: {first_line}; set MASTER_PORT, or the launcher's"
+            " --main_process_port or --master-port, to a free port"
+        ) from None
+
+
+def _await_listener(rank: int, host: str, port: int, timeout: timedelta) -> None:
+    """Wait until rank 0, or its launcher, listens: torch's own attempts could not be interrupted."""
     patience = _Patience(timeout)
     while True:
         try:
-            store = TCPStore(
-                host,
-                port,
-                world_size,
-                is_master=keeps_it,
-                timeout=timeout if keeps_it else CONNECT,
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
-        except DistNetworkError as error:
-            first_line = str(error).splitlines()[0]
-            if keeps_it:
-                raise UserError(
-                    f"rank 0 cannot listen at port {port}: {first_line}; set MASTER_PORT, or the launcher's"
-                    " --main_process_port or --master-port, to a free one"
-                ) from None
+            socket.create_connection((host, port), CONNECT_S).close()
+            return
+        except OSError as error:
             if not patience.lasts(f"rank 0 at {host}:{port}"):
                 raise RunError(
-                    f"rank {rank} cannot reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT) within"
-                    f" {patience.seconds:.0f} s: {first_line}"
+                    f"rank {rank} did not reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT) within"
+                    f" {patience.seconds:.0f} s: {error.strerror or error}"
                 ) from None
-        else:
-            store.set_timeout(timeout)
-            return store
 
 
 def _meet(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Store, int, int]]:

@@ -33,12 +33,15 @@ SECOND_GRACE_S = 2.0
 """After a second request."""
 DATA_GRACE_S = 10.0
 LONG_GRACE_S = 30.0
-"""For a wait for other ranks, which may be writing a checkpoint, and for the first batch."""
+"""For a wait for other ranks, for the first batch, and for work that stands still."""
+SAVE_GRACE_S = 600.0
+"""For a checkpoint, which may be large and its disk slow."""
 STANDSTILL_S = 60.0
 """From then on, a standstill is reported."""
 
 # Where a process waits for others, by parts of file names; whatever else it does is work of its own.
 WAITS = {
+    "a checkpoint": ("/anynet_dist/training/saving.py",),
     "the other ranks": ("/torch/distributed/", "/accelerate/utils/operations.py", "/torch/autograd/graph.py"),
     "data": ("/torch/utils/data/", "/anynet_dist/data/", "/multiprocessing/"),
 }
@@ -155,12 +158,12 @@ class Watchdog:
             return time.monotonic() - last > SECOND_GRACE_S
         if not self.training:
             return waited > SETUP_GRACE_S
-        if place.waits_for is None:
-            return False
-        if place.waits_for == "the other ranks" and (last - first > 1 or unwell(self.peers)):
+        if place.waits_for in ("the other ranks", "a checkpoint") and unwell(self.peers):
             return waited > SECOND_GRACE_S
-        grace = DATA_GRACE_S if place.waits_for == "data" and self.beats else LONG_GRACE_S
-        return waited > max(grace, 3 * self._longest)
+        if place.waits_for == "the other ranks" and last - first > 1:
+            return waited > SECOND_GRACE_S
+        grace = {"data": DATA_GRACE_S if self.beats else LONG_GRACE_S, "a checkpoint": SAVE_GRACE_S}
+        return waited > max(grace.get(place.waits_for or "", LONG_GRACE_S), 3 * self._longest)
 
     def _is_insisted_on(self) -> bool:
         """Whether Ctrl-C was pressed a second time; a launcher passes the first one on within a second."""
