@@ -6,7 +6,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 
 data=data/digits
 if ! [ -e "$data/val.beton.json" ]; then
-    anynet data build digits --out "$data"
+    anynet data build digits --out "$data" --overwrite # over what an interrupted build has left
 fi
 
 # Two ranks need two GPUs; with one GPU one process does it, without any two CPU processes do.

@@ -19,10 +19,11 @@ from typing import Any
 
 from anynet_dist.cluster.site import Site
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import write_json
+from anynet_dist.system.files import check_outputs, write_json, write_text
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
 SUBMITTED = "submitted.json"
+MEMBERS = "members.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,13 @@ def members_of(file: Path) -> list[str]:
     return members
 
 
+def check_members(job: Job, overwrite: bool) -> None:
+    """Raise UserError where the run folder holds other members, of jobs that may not have started yet."""
+    copy = job.run / MEMBERS
+    if job.members and not (copy.is_file() and copy.read_bytes() == job.members.read_bytes()):
+        check_outputs(copy, overwrite=overwrite)
+
+
 def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) -> Submission:
     """The command that submits the job. Raises UserError where the site's settings and the job do not fit."""
     template = templates / _template(job, site)
@@ -77,7 +85,7 @@ def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) 
         raise UserError(f"{template} is not there: submit from a checkout of anynet_dist, or see --templates")
     words = [str(job.run), str(job.config)]
     if job.members:
-        words.append(str(job.run / "members.txt"))
+        words.append(str(job.run / MEMBERS))
     command = ["sbatch", "--parsable", *_options(job, site), *site.sbatch_options]
     return Submission(
         [*command, str(template), *words, *job.overrides],
@@ -136,7 +144,7 @@ def submit(job: Job, submission: Submission) -> str:
     logs = job.run / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
     if job.members:
-        shutil.copyfile(job.members, job.run / "members.txt")
+        write_text(job.run / MEMBERS, job.members.read_text(encoding="utf-8"))
     environment = {**_without_slurm(os.environ), **submission.environment}
     done = subprocess.run(submission.command, capture_output=True, text=True, check=False, env=environment)
     found = re.match(r"\d+", done.stdout)

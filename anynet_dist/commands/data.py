@@ -78,6 +78,9 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     _configure_source(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for train.beton and val.beton")
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace train.beton and val.beton that are there already"
+    )
+    parser.add_argument(
         "--download", action="store_true", help="cifar10: fetch it into --root when it is not there"
     )
     parser.add_argument("--profile", choices=PROFILES, help="a named choice of the next four")
@@ -121,13 +124,21 @@ def run(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.beton import build_source
-    from anynet_dist.data.sources import load_source
+    from anynet_dist.data.beton import build_source, check_targets
+    from anynet_dist.data.sources import SPLITS, load_source
 
     options = _options(args)
+    check_targets((args.out / f"{split}.beton" for split in SPLITS), args.overwrite)
     with _tidy_when_terminated():
         source = load_source(args.source, args.root, allow_download=args.download, seed=args.seed)
-        sidecars = build_source(source, args.out, options, workers=args.workers, check=args.shard_check)
+        sidecars = build_source(
+            source,
+            args.out,
+            options,
+            workers=args.workers,
+            check=args.shard_check,
+            overwrite=args.overwrite,
+        )
     for split, sidecar in sidecars.items():
         Console().print(_describe(args.out / f"{split}.beton", sidecar))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from anynet_dist.config.arguments import add_allow_plugins
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the run, the split and the weights; other words override the run's config."""
@@ -22,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of a checkpoint: its weights, or their moving average, which auto takes where there is one",
     )
+    add_allow_plugins(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(overrides=[])
 
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     setup_logging(quiet=args.json)
     from anynet_dist.training.evaluate_run import evaluate_run
 
-    scores = evaluate_run(args.path, args.split, args.weights, args.overrides)
+    scores = evaluate_run(args.path, args.split, args.weights, args.overrides, args.allow_plugins)
     if not is_main():
         return
     if args.json:

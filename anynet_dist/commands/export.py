@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from anynet_dist.config.arguments import add_allow_plugins
+
 FORMATS = ("safetensors", "torchscript", "onnx", "torch-export", "hub-folder")
 
 
@@ -37,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="largest difference to allow, as a share of the largest output or of 1 (default: %(default)s)",
     )
+    add_allow_plugins(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     parser.add_argument("--push", metavar="OWNER/NAME", help="with hub-folder: upload it to this repository")
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
 
@@ -62,12 +66,13 @@ def _export_file(args: argparse.Namespace) -> None:
     from anynet_dist.export.trained import open_trained
 
     path, check = export_network(
-        open_trained(args.path, args.weights),
+        open_trained(args.path, args.weights, args.allow_plugins),
         args.to,
         args.out,
         with_normalisation=args.with_normalisation,
         fold_bn=args.fold_bn,
         tolerance=args.tolerance,
+        overwrite=args.overwrite,
     )
     print(f"wrote {path} ({path.stat().st_size / 2**20:,.1f} MiB)\n{check}")
 
@@ -83,8 +88,13 @@ def _export_hub_folder(args: argparse.Namespace) -> None:
         )
     if args.push:
         check_login(args.push)
-    trained = open_trained(args.path, args.weights)
-    folder, check = write_hub_folder(trained, args.out, repo_id=args.push, tolerance=args.tolerance)
+    folder, check = write_hub_folder(
+        open_trained(args.path, args.weights, args.allow_plugins),
+        args.out,
+        repo_id=args.push,
+        tolerance=args.tolerance,
+        overwrite=args.overwrite,
+    )
     print(f"wrote {folder}\n{check}")
     if args.push:
         print(f"uploaded to {push_folder(folder, args.push, args.private)}")

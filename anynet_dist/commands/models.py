@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anynet_dist.config.arguments import add_allow_plugins
 from anynet_dist.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--batch", type=int, help=f"images at a time, for the memory (default: the config's, or {BATCH})"
     )
+    add_allow_plugins(show)
     imports = actions.add_parser("import", help="convert weights of torchvision, timm or pycls")
     imports.add_argument("source", metavar="SOURCE", help="a file, torchvision:NAME or timm:NAME")
     imports.add_argument(
@@ -53,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     imports.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write"
     )
+    imports.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
+    add_allow_plugins(imports)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -80,25 +84,26 @@ class Described:
     optimizer: Optimizer = "sgd"
 
 
-def _described(name: str) -> Described:
-    """The network called `name`, or described in the config file `name`; its plug-ins are loaded."""
+def _described(name: str, allow_plugins: bool) -> Described:
+    """The network called `name`, or described in the config file `name`."""
     from anynet_dist.models import preset_description, preset_names
 
     if name not in preset_names() and (Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()):
-        return _from_config(name)
+        return _from_config(name, allow_plugins)
     preset_description(name)  # refuses unknown names
     return Described(model={"preset": name})
 
 
-def _from_config(path: str) -> Described:
+def _from_config(path: str, allow_plugins: bool) -> Described:
     from anynet_dist.config import load_config
-    from anynet_dist.models import load_plugins
+    from anynet_dist.models.registry import provide_parts
     from anynet_dist.training.build import model_arguments
 
     config = load_config(path).config
-    load_plugins(config.plugins)
+    model = model_arguments(config)
+    provide_parts(model, config.plugins, path, allow_plugins)
     return Described(
-        model=model_arguments(config),
+        model=model,
         plugins=config.plugins,
         resolution=_first(config.data.train_res, RESOLUTION),
         batch=_first(config.train.max_device_batch, config.train.global_batch),
@@ -155,7 +160,7 @@ def _show(args: argparse.Namespace) -> None:
     from anynet_dist.models import check_resolution, network_spec, part_complexities, training_memory
     from anynet_dist.models.memory import HOW
 
-    described = _described(args.model)
+    described = _described(args.model, args.allow_plugins)
     classes = _first(args.classes, described.model.get("num_classes"), CLASSES)
     spec = network_spec(**{**described.model, "num_classes": classes})
     resolution, batch = _first(args.res, described.resolution), _first(args.batch, described.batch)
@@ -226,11 +231,13 @@ def _memory_table(memory: dict[Precision, TrainingMemory], batch: int, optimizer
 
 def _import(args: argparse.Namespace) -> None:
     from anynet_dist.models.sources import import_network, read_source
+    from anynet_dist.system.files import check_outputs
     from anynet_dist.system.logging import setup_logging
     from anynet_dist.training.weights import NetworkDescription, save_network
 
     setup_logging()
-    described = _described(args.model) if args.model else None
+    check_outputs(args.out, overwrite=args.overwrite)
+    described = _described(args.model, args.allow_plugins) if args.model else None
     source = read_source(args.source)
     if described is None:
         described = _named_by(source.preset, args.source)

@@ -11,6 +11,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from anynet_dist.config.arguments import add_allow_plugins
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of a checkpoint: its weights, or their moving average, which auto takes where there is one",
     )
+    add_allow_plugins(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list with one object an image")
 
 
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from anynet_dist.export.predict import predict
 
     predictions = []
-    for prediction in predict(args.path, args.images, args.top, args.weights):
+    for prediction in predict(args.path, args.images, args.top, args.weights, args.allow_plugins):
         predictions.append(prediction)
         if prediction.error is not None:
             print(f"skipped {prediction.image}: {prediction.error}", file=sys.stderr)

@@ -37,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--members", type=Path, metavar="FILE", help="a sweep: one line of options a member")
     parser.add_argument("--at-once", type=_count, metavar="N", help="members of a sweep that run at a time")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --members: replace those of an earlier submission"
+    )
     parser.add_argument("--templates", type=Path, metavar="FOLDER", help="default: slurm/ of the checkout")
     parser.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
 
@@ -50,9 +53,10 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Check everything, submit, and say what comes next."""
     from anynet_dist.cluster.site import read_site
-    from anynet_dist.cluster.submission import TEMPLATES, prepare, submit
+    from anynet_dist.cluster.submission import TEMPLATES, check_members, prepare, submit
 
     job = _job(args)
+    check_members(job, args.overwrite)
     submission = prepare(job, read_site(args.site), args.site, args.templates or TEMPLATES)
     if args.dry_run:
         print(submission)
@@ -72,8 +76,9 @@ def _job(args: argparse.Namespace) -> Job:
 
     if args.members and (args.nodes > 1 or args.launcher == "none"):
         raise UserError("a member of a sweep (--members) runs on one node with a launcher")
-    if args.at_once and not args.members:
-        raise UserError("--at-once is for sweeps: it needs --members")
+    for option, given in (("--at-once", args.at_once), ("--overwrite", args.overwrite)):
+        if given and not args.members:
+            raise UserError(f"{option} is for sweeps: it needs --members")
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
     name = config.run.name or loaded.path.stem

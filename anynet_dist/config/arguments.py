@@ -16,6 +16,15 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
 
 
+def add_allow_plugins(parser: argparse.ArgumentParser) -> None:
+    """Let a command that builds a network run the python files that the network's own files name."""
+    parser.add_argument(
+        "--allow-plugins",
+        action="store_true",
+        help="run the python files that the network says it needs: read them first",
+    )
+
+
 def config_help() -> str:
     """Every option of a config, by section, with its meaning and default."""
     parser = argparse.ArgumentParser(

@@ -7,6 +7,7 @@ written last.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from anynet_dist.data.estimate import check_room, estimate, full_disk_is_named
 from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, sha256_of, write_json
+from anynet_dist.system.files import atomic_path, check_outputs, regular_target, sha256_of, write_json
 
 if TYPE_CHECKING:
     from anynet_dist.data.samples import Samples
@@ -81,6 +82,13 @@ def checksums_path(path: Path) -> Path:
     return path.with_name(path.name + ".crc32")
 
 
+def check_targets(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise UserError where .beton files cannot be built at `paths` or, without `overwrite`, some file of
+    theirs exists already."""
+    files = [file for path in paths for file in (path, checksums_path(path), sidecar_path(path))]
+    check_outputs(*files, overwrite=overwrite)
+
+
 def build_source(
     source: Source,
     out_dir: Path,
@@ -88,8 +96,13 @@ def build_source(
     *,
     workers: int | None = None,
     check: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Sidecar]:
-    """Write train.beton and val.beton of a source into `out_dir`; returns their sidecars by split."""
+    """Write train.beton and val.beton of a source into `out_dir`; returns their sidecars by split.
+
+    Raises as `build_beton` does; the files of both splits are looked at before the first image is read.
+    """
+    check_targets((out_dir / f"{split}.beton" for split in source.splits), overwrite)
     return {
         split: build_beton(
             samples,
@@ -100,6 +113,7 @@ def build_source(
             source=source.name,
             split=split,
             check=check,
+            overwrite=overwrite,
         )
         for split, samples in source.splits.items()
     }
@@ -115,29 +129,34 @@ def build_beton(
     source: str = "custom",
     split: str = "train",
     check: bool = False,
+    overwrite: bool = False,
 ) -> Sidecar:
     """Write `samples` to `path` with `workers` processes (default: all usable cores), then its sidecar.
 
     `check` reads every sample once more, before the file gets its name, and compares. Whatever interrupts
     a build, no file is left that looks whole. Raises BetonError that names every bad image (see
-    WriteOptions.on_bad_image), and UserError when another build writes this path or the disk is too small.
+    WriteOptions.on_bad_image), and UserError when another build writes this path, the disk is too small or,
+    without `overwrite`, a file is there already.
     """
     options = options or WriteOptions()
     _check_labels(samples, classes, path)
+    check_targets([path], overwrite)
+    sidecar_file = regular_target(sidecar_path(path))
     workers = workers or usable_cores()[0]
-    with build_lock(path), full_disk_is_named(path):
-        check_room(path, estimate(samples, options, workers))
+    real = regular_target(path)
+    with build_lock(real), full_disk_is_named(real):
+        check_room(real, estimate(samples, options, workers))
         with atomic_path(path) as temporary:
             with progress_bar(path.name, len(samples.labels)) as advance:
                 written = write(temporary, samples, options, workers, advance)
             if check:
                 with progress_bar(f"{path.name}, check", len(samples.labels)) as advance:
                     compare(temporary, samples, options, workers, advance)
-            sidecar_path(path).unlink(missing_ok=True)
+            sidecar_file.unlink(missing_ok=True)
         with atomic_path(checksums_path(path)) as temporary:
             temporary.write_bytes(written.checksums.astype("<u4").tobytes())
         sidecar = describe(path, written, classes, options, source, split)
-        write_json(sidecar_path(path), sidecar.model_dump(mode="json"))
+        write_json(sidecar_file, sidecar.model_dump(mode="json"))
     if written.bad:
         what = "left out" if options.on_bad_image == "skip" else "stored as black"
         log.warning("%s: %d bad images, %s:\n  %s", path, len(written.bad), what, "\n  ".join(written.bad))

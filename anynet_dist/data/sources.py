@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 DIGITS_SIDE = 32
 DIGITS_HELD_OUT = 0.2
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Source:
     @property
     def splits(self) -> Mapping[str, Samples]:
         """Both splits by name."""
-        return {"train": self.train, "val": self.val}
+        return dict(zip(SPLITS, (self.train, self.val), strict=True))
 
 
 def load_source(

@@ -16,7 +16,7 @@ from anynet_dist.data.beton import Sidecar, checksums_path, open_beton, sidecar_
 from anynet_dist.data.beton_format import BetonError
 from anynet_dist.data.estimate import full_disk_is_named, gibibytes
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path
+from anynet_dist.system.files import atomic_path, check_outputs
 
 CHUNK = 16 * 2**20
 
@@ -41,10 +41,12 @@ def stage(source: Path, folder: Path) -> Staged:
 
     The checksum is taken while copying, and the file has its name only when it is right. Of several
     processes on one machine that ask at once, one copies and the others wait. Raises BetonError where the
-    file does not fit its sidecar, and UserError when the disk is too small.
+    file does not fit its sidecar, and UserError when the disk is too small or `folder` cannot be written.
     """
     _, sidecar = open_beton(source)
     target = staged_path(source, sidecar, folder)
+    # By its name what is there can only be a copy of the same content, whole or not.
+    check_outputs(target, checksums_path(target), sidecar_path(target), overwrite=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target):
         if _is_complete(target, sidecar):

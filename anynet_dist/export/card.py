@@ -20,12 +20,14 @@ USAGE = """## Use
 ```python
 from huggingface_hub import snapshot_download
 from anynet_dist import load_model
-{import_plugins}
+
 folder = snapshot_download("{repo_id}")
-{own_parts}network = load_model(folder)  # in evaluation mode
+network = load_model(folder{allow})  # in evaluation mode
 ```
 
-{predict}The input is {input}, as {normalisation}."""
+{own_parts}`anynet predict FOLDER photo.jpg{allow_flag}` names the classes of a photo.
+
+The input is {input}, as {normalisation}."""
 
 
 def model_card(trained: TrainedNetwork, repo_id: str | None = None, plugins: tuple[str, ...] = ()) -> str:
@@ -133,15 +135,13 @@ def _usage(trained: TrainedNetwork, repo_id: str, plugins: tuple[str, ...]) -> s
     description = trained.description
     side, mean, std = description.resolution, _numbers(description.mean), _numbers(description.std)
     crop = description.crop_ratio
-    own_parts = ""
-    if plugins:
-        files = ", ".join(f'f"{{folder}}/{name}"' for name in plugins)
-        own_parts = f"load_plugins([{files}])  # parts of this network as python code: read it first\n"
+    files = ", ".join(f"`{name}`" for name in plugins)
+    own_parts = f"Parts of this network are python code, which runs when allowed: read {files} first.\n\n"
     return USAGE.format(
         repo_id=repo_id,
-        import_plugins="from anynet_dist.models import load_plugins\n" if plugins else "",
-        own_parts=own_parts,
-        predict="" if plugins else "`anynet predict FOLDER photo.jpg` names the classes of a photo.\n\n",
+        allow=", allow_plugins=True" if plugins else "",
+        allow_flag=" --allow-plugins" if plugins else "",
+        own_parts=own_parts if plugins else "",
         input=f"float32 RGB of {side}x{side} pixels"
         + (f", a centre crop of {crop:.4g} of the shorter side" if crop else ""),
         normalisation=f"(x - mean) / std of x in 0..1 with mean {mean} and std {std}",

@@ -17,7 +17,7 @@ from anynet_dist.export.fold import fold_batch_norm
 from anynet_dist.export.formats import GRAPH_FORMATS, INPUT, Function
 from anynet_dist.export.trained import TrainedNetwork
 from anynet_dist.system.errors import UserError, unknown_name
-from anynet_dist.system.files import atomic_path
+from anynet_dist.system.files import atomic_path, check_outputs
 from anynet_dist.training.weights import load_model, save_network
 
 logger = logging.getLogger(__name__)
@@ -72,13 +72,15 @@ def export_network(
     with_normalisation: bool = False,
     fold_bn: bool = False,
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> tuple[Path, Check]:
     """Write a trained network in the format `to`, one of FORMATS; returns the file and how exact it is.
 
     `out` is a file, or a folder for a file named `model`; by default it lies in the run folder's `export`.
     `with_normalisation` puts (x - mean) / std in front, so that the file takes RGB images in 0..1; `fold_bn`
     makes batch norm part of the convolutions. The file is read back and compared with the eager network;
-    where they differ by more than the tolerance UserError is raised and no file is left.
+    where they differ by more than the tolerance UserError is raised and no file is left. So it is, before
+    any work, where the file exists and `overwrite` does not say to replace it.
     """
     if to not in FORMATS:
         raise unknown_name("format", to, FORMATS)
@@ -90,6 +92,7 @@ def export_network(
             f" --fold-bn change the network: use {', '.join(GRAPH_FORMATS)}"
         )
     target = _target(trained, to, out)
+    check_outputs(target, overwrite=overwrite)
     with atomic_path(target) as temporary:
         if to == WEIGHTS:
             save_network(temporary, trained.network, trained.description, **trained.facts)

@@ -11,8 +11,9 @@ from anynet_dist.export.card import model_card
 from anynet_dist.export.exporter import TOLERANCE, WEIGHTS, Check, export_network
 from anynet_dist.export.optional import require
 from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.models.registry import PluginsNotAllowedError, is_loaded
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import write_json, write_text
+from anynet_dist.system.files import atomic_path, check_outputs, write_json, write_text
 from anynet_dist.training.weights import MODEL, NetworkDescription
 
 
@@ -22,28 +23,44 @@ def write_hub_folder(
     *,
     repo_id: str | None = None,
     tolerance: float = TOLERANCE,
+    overwrite: bool = False,
 ) -> tuple[Path, Check]:
     """Write model.safetensors, config.json and README.md into `out`; returns the folder and the check.
 
-    By default that is `hub` in the run folder's `export`. What else lies in the folder stays. A network of
-    plugged-in parts takes their files along; whoever downloads it decides whether to run them. `load_network`
-    and `anynet predict` take the folder. Raises UserError where huggingface_hub is missing.
+    By default that is `hub` in the run folder's `export`. What else lies in the folder stays; those files are
+    replaced where `overwrite` says so. A network of plugged-in parts takes their files along; whoever
+    downloads it decides whether to run them. `load_network` and `anynet predict` take the folder. Raises
+    UserError where huggingface_hub is missing, a file exists already, or a plug-in was not loaded here.
     """
     folder = Path(out) if out else trained.export_folder / "hub"
     if folder.is_file():
         raise UserError(f"{folder} is a file; a Hub folder is a folder")
-    plugins = tuple(Path(file).name for file in trained.description.plugins)
-    if len(set(plugins)) < len(plugins):
-        raise UserError(f"plug-ins of one name cannot lie in one folder: {', '.join(plugins)}")
-    card = model_card(trained, repo_id, plugins)
-    folder.mkdir(parents=True, exist_ok=True)
-    portable = replace(trained, description=replace(trained.description, plugins=[]))
-    for file in trained.description.plugins:
-        shutil.copyfile(file, folder / Path(file).name)
-    _, check = export_network(portable, WEIGHTS, folder / MODEL, tolerance=tolerance)
-    write_json(folder / "config.json", hub_config(portable.description))
-    write_text(folder / "README.md", card)
+    plugins = _plugins_by_name(trained)
+    config, readme = folder / "config.json", folder / "README.md"
+    others = (folder / name for name in plugins)
+    check_outputs(folder / MODEL, config, readme, *others, overwrite=overwrite)
+    card = model_card(trained, repo_id, tuple(plugins))
+    portable = replace(trained, description=replace(trained.description, plugins=list(plugins)))
+    _, check = export_network(portable, WEIGHTS, folder / MODEL, tolerance=tolerance, overwrite=overwrite)
+    for name, file in plugins.items():
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(file, temporary)
+    write_json(config, hub_config(portable.description))
+    write_text(readme, card)
     return folder, check
+
+
+def _plugins_by_name(trained: TrainedNetwork) -> dict[str, str]:
+    """The plug-ins that go along. A weight file could name any file of this disk: only one that was loaded
+    does."""
+    files = trained.description.plugins
+    unknown = [file for file in files if not is_loaded(file)]
+    if unknown:
+        raise PluginsNotAllowedError(trained.file, unknown)
+    plugins = {Path(file).name: file for file in files}
+    if len(plugins) < len(files):
+        raise UserError(f"plug-ins of one name cannot lie in one folder: {', '.join(files)}")
+    return plugins
 
 
 def hub_config(description: NetworkDescription) -> dict[str, Any]:

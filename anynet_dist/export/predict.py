@@ -44,18 +44,22 @@ class Prediction:
 
 
 def predict(
-    path: str | Path, images: Sequence[str | Path], top: int = 5, weights: str = "auto"
+    path: str | Path,
+    images: Sequence[str | Path],
+    top: int = 5,
+    weights: str = "auto",
+    allow_plugins: bool = False,
 ) -> Iterator[Prediction]:
     """The `top` classes of each image, by the network of a run folder, a checkpoint or a weight file.
 
     `images` are files, and folders whose image files are taken in alphabetical order. Images are prepared as
     the torch loader prepares them for evaluation; of images that are not square a network trained on squares
     sees the largest centre square. What cannot be read yields a Prediction with an error, the others go on.
-    Raises UserError where `path` holds no network. Computes in fp32, on the accelerator where there is one.
+    Raises UserError where `load_network` does. Computes in fp32, on the accelerator where there is one.
     """
     if top < 1:
         raise UserError(f"--top must be at least 1, not {top}")
-    network, description = load_network(path, weights)
+    network, description = load_network(path, weights, allow_plugins)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return _predict(network.to(device), description, find_images(images), top, device)
 

@@ -41,13 +41,13 @@ class TrainedNetwork:
         return (self.run.path if self.run else self.file.parent) / "export"
 
 
-def open_trained(path: str | Path, weights: str = "auto") -> TrainedNetwork:
+def open_trained(path: str | Path, weights: str = "auto", allow_plugins: bool = False) -> TrainedNetwork:
     """The network of a run folder, a checkpoint folder or a weight file, chosen as `load_network` does.
 
-    Raises UserError where there is none.
+    Raises UserError as that does.
     """
     file = find_weights(Path(path), weights)
-    network, description = load_network(file)
+    network, description = load_network(file, allow_plugins=allow_plugins)
     return TrainedNetwork(
         network.requires_grad_(False), description, file, read_facts(file), run_folder_above(file)
     )

@@ -25,7 +25,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,6 +128,38 @@ def _check_signature(
             )
 
 
+class PluginsNotAllowedError(UserError):
+    """A file asks for python code to be run, and nobody has allowed it."""
+
+    def __init__(self, file: str | os.PathLike[str], plugins: Iterable[str]) -> None:
+        self.plugins = ", ".join(plugins)
+        super().__init__(
+            f"{os.fspath(file)} asks for python code to be run: {self.plugins}; read it, then allow it with"
+            " --allow-plugins (in Python allow_plugins=True)"
+        )
+
+
+def provide_parts(
+    model: Mapping[str, Any], plugins: Sequence[str], file: str | os.PathLike[str], allow_plugins: bool
+) -> None:
+    """Load the plug-ins that `file` names for its network `model`, if that is allowed.
+
+    Raises PluginsNotAllowedError where it is not, and the network has parts that are not registered yet.
+    """
+    if allow_plugins:
+        load_plugins(plugins)
+    elif plugins and not _all_registered(model):
+        raise PluginsNotAllowedError(file, plugins)
+
+
+def _all_registered(model: Mapping[str, Any]) -> bool:
+    """Whether the block types, stem and head that a description names are there."""
+    blocks = model.get("block_type")
+    named = [(BLOCKS, name) for name in (blocks if isinstance(blocks, list | tuple) else [blocks])]
+    named += [(STEMS, model.get("stem")), (HEADS, model.get("head"))]
+    return all(name in registry for registry, name in named if isinstance(name, str))
+
+
 def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Import users' own python files, each once in a process, so that what they register can be named.
 
@@ -135,14 +167,26 @@ def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
         UserError: a file is missing, or fails when imported; the message gives file, line and cause.
     """
     for path in paths:
-        _load_plugin(Path(path).expanduser().resolve())
+        _load_plugin(Path(path).expanduser().absolute())
+
+
+def is_loaded(path: str | os.PathLike[str]) -> bool:
+    """Whether `load_plugins` has imported this file."""
+    path = Path(path).expanduser()
+    return path.is_file() and _module_name(path) in sys.modules
+
+
+def _module_name(path: Path) -> str:
+    """Two plug-ins may share a file name, so it carries a hash of the whole path: of the file itself, not of
+    a link to it."""
+    path = path.resolve()
+    return f"anynet_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _load_plugin(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"plugin {path}: no such file")
-    # Two plug-ins may share a file name, so the module's name carries a hash of the whole path.
-    name = f"anynet_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = _module_name(path)
     if name in sys.modules:
         return
     module_spec = importlib.util.spec_from_file_location(name, path)

@@ -5,19 +5,85 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from anynet_dist.system.errors import UserError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class NotAFileError(UserError, OSError):
+    """What has the name of a file to write is none. An OSError too, for those who go on without the file."""
+
+
+def regular_target(target: str | os.PathLike[str]) -> Path:
+    """The path that writing to `target` replaces or makes: `target`, or the file that this link leads to.
+
+    Raises NotAFileError where it is a folder, a device or the like, or a link that leads nowhere.
+    """
+    target = Path(target)
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        if target.is_symlink():
+            raise NotAFileError(
+                f"{target} is a link to {target.readlink()}, which does not exist: remove the link, or name"
+                " another file"
+            ) from None
+        return target
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise NotAFileError(f"{target} is {kind}, not a regular file: name another file to write")
+    return target.resolve() if target.is_symlink() else target
+
+
+def check_outputs(*targets: Path, overwrite: bool = False) -> None:
+    """Check the files that a user wants written, before the work that makes them.
+
+    Raises UserError where one cannot be written or, without `overwrite`, exists already.
+    """
+    for target in targets:
+        _check_folder_of(target)
+        try:
+            regular_target(target)
+        except NotAFileError:
+            raise
+        except OSError as error:  # links in a circle, a name too long
+            raise UserError(f"{target} cannot be written: {error.strerror}") from None
+    existing = [str(target) for target in targets if target.exists()]
+    if existing and not overwrite:
+        verb = "exists" if len(existing) == 1 else "exist"
+        raise UserError(f"{', '.join(existing)} {verb} already: write elsewhere, or replace with --overwrite")
+
+
+def _check_folder_of(target: Path) -> None:
+    folders = target.absolute().parents or [target]
+    existing = next(folder for folder in folders if os.path.lexists(folder))
+    if not existing.is_dir():
+        raise UserError(f"{target} cannot be written: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{target} cannot be written: there is no permission to write in {existing}")
 
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is flushed to disk and renamed to `target`.
 
-    When the block raises, the temporary file is removed and `target` stays as it was.
+    Where `target` is a link to a file, that file is written. When the block raises, the temporary file is
+    removed and `target` stays as it was. Raises NotAFileError where `target` is no regular file: the rename
+    would put a file in the place of a device.
     """
-    target = Path(target)
+    target = regular_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

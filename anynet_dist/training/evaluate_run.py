@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anynet_dist.config import Config, load_config
+from anynet_dist.config.load import LoadedConfig
+from anynet_dist.models.registry import load_plugins
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import build, devices
 from anynet_dist.training.engine import forget_engine
@@ -13,14 +16,22 @@ from anynet_dist.training.evaluation import Scores, evaluate
 from anynet_dist.training.weights import load_network
 
 
-def evaluate_run(path: str, split: str, weights: str = "auto", overrides: Sequence[str] = ()) -> Scores:
+def evaluate_run(
+    path: str,
+    split: str,
+    weights: str = "auto",
+    overrides: Sequence[str] = (),
+    allow_plugins: bool = False,
+) -> Scores:
     """Scores of a run's or a checkpoint's network on the split `train`, `val` or `test`, over all processes.
 
-    The run's own config says which data, resolution and precision; `overrides` are put on top of it.
-    Raises UserError where `path` holds no network or the config no such split.
+    The run's own config says which data, resolution and precision; `overrides` are put on top of it. Plug-ins
+    that the run names are loaded only with `allow_plugins`, those among the overrides always. Raises
+    UserError where the config has no such split, and as `load_network` does.
     """
     config = _config_of(Path(path), overrides)
-    network, description = load_network(path, weights)
+    load_plugins(config.plugins)
+    network, description = load_network(path, weights, allow_plugins)
     splits = build.open_splits(config)
     if split not in splits:
         raise UserError(f"the run has no {split} split (it has {', '.join(splits)}); set --data.{split} PATH")
@@ -42,8 +53,13 @@ def evaluate_run(path: str, split: str, weights: str = "auto", overrides: Sequen
 
 
 def _config_of(path: Path, overrides: Sequence[str]) -> Config:
-    """The config of the run that `path` is, or lies in."""
+    """The config of the run that `path` is, or lies in, without the plug-ins that the run itself names."""
     for folder in (path, *path.resolve().parents[:3]):
         if (folder / "config.yaml").is_file():
-            return load_config(folder / "config.yaml", overrides).config
+            return _without_own_plugins(load_config(folder / "config.yaml", overrides))
     raise UserError(f"{path} is not a run folder, nor does it lie in one: there is no config.yaml")
+
+
+def _without_own_plugins(loaded: LoadedConfig) -> Config:
+    source = loaded.sources.get("plugins")
+    return loaded.config if source and source.flag else replace(loaded.config, plugins=[])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from anynet_dist.models.convert import rename_state_dict
+from anynet_dist.models.registry import PluginsNotAllowedError
 from anynet_dist.models.sources import LIBRARIES, read_source
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.training.weights import load_network
@@ -19,8 +20,9 @@ def load_pretrained(network: nn.Module, source: str) -> None:
     """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of ours, or those
     that torchvision or timm download (`torchvision:resnet50`, `timm:regnetx_004`).
 
-    A head for another number of classes stays as it is initialised, and the log says so. Raises UserError
-    when anything else does not fit, naming the layer and both shapes.
+    A head for another number of classes stays as it is initialised, and the log says so. Plug-ins that the
+    trained network names are not loaded. Raises UserError when anything does not fit, naming the layer and
+    both shapes.
     """
     fitting = _without_other_head(network, _trained_weights(source), source)
     for name, tensor in network.state_dict().items():
@@ -39,7 +41,13 @@ def load_pretrained(network: nn.Module, source: str) -> None:
 def _trained_weights(source: str) -> dict[str, Tensor]:
     if source.partition(":")[0] in LIBRARIES:
         return dict(rename_state_dict(read_source(source).state_dict))
-    return load_network(source)[0].state_dict()
+    try:
+        return load_network(source)[0].state_dict()
+    except PluginsNotAllowedError as error:
+        raise UserError(
+            f"model.pretrained: {source} has parts that are not registered, and asks for python code to be"
+            f" run: {error.plugins}; read it, then name it under plugins: (or with --plugins)"
+        ) from None
 
 
 def _without_other_head(network: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, ClassVar
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import nn
 
 from anynet_dist.models.anynet import AnyNet, build_anynet
+from anynet_dist.models.registry import provide_parts
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, write_json
+from anynet_dist.system.files import atomic_path, sha256_of, write_json
 
 DESCRIPTION = "network.json"
-MODEL = "model.safetensors"
+MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkDescription:
     """Everything needed to build a network again and to feed it images."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     model: dict[str, Any]
     """Arguments of `build_anynet`."""
@@ -37,18 +43,26 @@ class NetworkDescription:
     crop_ratio: float | None = None
     """Share of the shorter side that the evaluation's centre crop keeps; None takes square images whole."""
     plugins: list[str] = field(default_factory=list)
-    """Python files that register the blocks, stems or heads of the network."""
+    """Python files that register the blocks, stems or heads of the network; in a file, relative to it."""
 
     def to_json(self) -> str:
         """As one line of JSON."""
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> NetworkDescription:
-        """The inverse of `to_json`."""
-        facts = json.loads(text)
-        tuples = {name: tuple(facts[name]) for name in ("classes", "mean", "std")}
-        return NetworkDescription(**{**facts, **tuples})
+    def from_json(text: str | bytes) -> NetworkDescription:
+        """The inverse of `to_json`. Raises UserError where `text` is no description."""
+        try:
+            return _adapter().validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[NetworkDescription]:
+    return TypeAdapter(NetworkDescription)
 
 
 def write_description(path: Path, description: NetworkDescription) -> None:
@@ -71,39 +85,59 @@ def write_tensors(path: Path, network: nn.Module, metadata: dict[str, str] | Non
     path.write_bytes(serialize(tensors, metadata=metadata))
 
 
-def load_network(path: str | Path, weights: str = "auto") -> tuple[AnyNet, NetworkDescription]:
+def load_network(
+    path: str | Path, weights: str = "auto", allow_plugins: bool = False
+) -> tuple[AnyNet, NetworkDescription]:
     """The trained network of a run folder, a checkpoint folder or a model.safetensors, in evaluation mode.
 
     In a checkpoint `weights` chooses between `raw` and `ema`; `auto` is the moving average where there is
-    one. A run folder gives the network it ended with. Raises UserError where there is none.
+    one. A run folder gives the network it ended with. The python files that the network says it needs are
+    run only with `allow_plugins`; without them a network loads whose parts are registered already. Raises
+    UserError where there is no network, where plug-ins are missing, and where a file is damaged: a
+    checkpoint's are compared with its manifest.
     """
     file = find_weights(Path(path), weights)
+    check_listed(file)
     description = read_description(file)
-    if description.plugins:
-        from anynet_dist.models.registry import load_plugins
-
-        load_plugins(description.plugins)
-    network = build_anynet(**description.model)
+    provide_parts(description.model, description.plugins, file, allow_plugins)
+    network = _build(file, description)
     try:
         network.load_state_dict(load_file(str(file)))
-    except RuntimeError as error:
-        raise UserError(f"{file} does not hold the weights of its own description: {error}") from None
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} does not hold the weights of its own description: {_in_short(error)}"
+        ) from None
     return network.eval(), description
 
 
-def load_model(path: str | Path, weights: str = "auto") -> AnyNet:
+def _build(file: Path, description: NetworkDescription) -> AnyNet:
+    try:
+        return build_anynet(**description.model)
+    except (ValueError, TypeError, RuntimeError) as error:  # the description may say anything at all
+        raise UserError(f"{file} describes a network that cannot be built: {_in_short(error)}") from None
+
+
+def _in_short(error: Exception) -> str:
+    return shorten(str(error), width=300, placeholder=" ...")
+
+
+def load_model(path: str | Path, weights: str = "auto", allow_plugins: bool = False) -> AnyNet:
     """As `load_network`, without the description: `load_model("runs/digits")` is ready to classify."""
-    return load_network(path, weights)[0]
+    return load_network(path, weights, allow_plugins)[0]
 
 
 def find_weights(path: Path, weights: str = "auto") -> Path:
-    """The weight file that `load_network` takes. Raises UserError where there is none."""
+    """The weight file that `load_network` takes. Raises UserError where there is none, or a checkpoint has
+    lost it."""
     if path.is_file():
         return path
-    names = {"raw": [MODEL], "ema": ["ema.safetensors"], "auto": ["ema.safetensors", MODEL]}[weights]
+    names = {"raw": [MODEL], "ema": [AVERAGE], "auto": [AVERAGE, MODEL]}[weights]
+    manifest = _manifest(path)
     for name in names:
         if (path / name).is_file():
             return path / name
+        if name in manifest:
+            raise UserError(f"checkpoint {path} is damaged: {name} is missing")
     if (path / "checkpoints" / "last").exists():
         raise UserError(
             f"{path} is an unfinished run: name one of its checkpoints, {path}/checkpoints/last or best"
@@ -111,26 +145,79 @@ def find_weights(path: Path, weights: str = "auto") -> Path:
     raise UserError(f"{path} holds no trained network ({' or '.join(names)})")
 
 
+def check_listed(file: Path) -> None:
+    """Compare a file with the manifest of the checkpoint that it lies in, if it lies in one.
+
+    Raises UserError that says what is wrong with it.
+    """
+    from anynet_dist.training.progress import PROGRESS
+
+    folder, name = file.resolve().parent, file.resolve().name
+    manifest = _manifest(folder)
+    if name in manifest:
+        size, sha256 = manifest[name]
+        if file.stat().st_size != size:
+            raise UserError(f"{file} is damaged: it has {file.stat().st_size} bytes instead of {size}")
+        if sha256_of(file) != sha256:
+            raise UserError(f"{file} is damaged: it has changed since the checkpoint was written")
+    elif PROGRESS in manifest and name in (MODEL, AVERAGE):
+        raise UserError(f"{file} is not of the checkpoint that it lies in: the manifest does not list it")
+
+
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file of a checkpoint, by its manifest; nothing where there is none."""
+    from anynet_dist.training.checkpoints import MANIFEST
+
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {name: (facts["size"], facts["sha256"]) for name, facts in manifest.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"checkpoint {folder} is damaged: its {MANIFEST} cannot be read") from None
+
+
 def read_description(file: Path) -> NetworkDescription:
-    """The description in the metadata of `file`, else in the run folder above the checkpoint it lies in."""
+    """The description in the metadata of `file`, else in the run folder above the checkpoint it lies in.
+
+    Raises UserError where there is none, or none that can be read.
+    """
     metadata = _metadata(file)
     if "network" in metadata:
-        return NetworkDescription.from_json(metadata["network"])
+        return _described(metadata["network"], file)
     for folder in file.resolve().parents[:3]:
         if (folder / DESCRIPTION).is_file():
-            return NetworkDescription.from_json((folder / DESCRIPTION).read_text())
+            check_listed(folder / DESCRIPTION)
+            return _described((folder / DESCRIPTION).read_bytes(), folder / DESCRIPTION)
     raise UserError(f"{file} does not say which network it belongs to, and no {DESCRIPTION} lies above it")
+
+
+def _described(text: str | bytes, file: Path) -> NetworkDescription:
+    """The description that `file` holds, with the paths of its plug-ins as seen from the file's folder."""
+    try:
+        description = NetworkDescription.from_json(text)
+    except UserError as error:
+        raise UserError(f"{file} does not describe a network: {error}") from None
+    plugins = [str((file.parent / plugin).absolute()) for plugin in description.plugins]
+    return replace(description, plugins=plugins)
 
 
 def read_facts(file: Path) -> dict[str, Any]:
     """The facts that `save_network` wrote beside the description; none for a checkpoint's weights."""
     metadata = _metadata(file)
-    return {key: json.loads(value) for key, value in metadata.items() if key not in ("format", "network")}
+    return {key: _fact(value) for key, value in metadata.items() if key not in ("format", "network")}
+
+
+def _fact(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:  # a remark of somebody else's
+        return text
 
 
 def _metadata(file: Path) -> dict[str, str]:
     try:
         with safe_open(str(file), framework="pt") as opened:
             return opened.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a whole safetensors file: {error}") from None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,35 @@ def test_build_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "val.beton.crc32",
         "val.beton.json",
     ]
+
+
+@pytest.mark.parametrize("name", ["train.beton", "val.beton", "train.beton.crc32", "val.beton.json"])
+def test_a_build_asks_for_the_files_of_both_splits_before_it_reads_anything(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"/{name} exists already: .*--overwrite"):
+        run("build", "imagefolder", "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_build_replaces_what_is_there_when_told(tmp_path: Path) -> None:
+    for name in ("train.beton", "val.beton.json"):
+        (tmp_path / name).write_text("mine")
+    run("build", "digits", "--out", str(tmp_path), "--workers", "1", "--overwrite")
+    assert [open_beton(tmp_path / f"{split}.beton")[1].num_samples for split in ("train", "val")] == [
+        1437,
+        360,
+    ]
+
+
+def test_a_build_does_not_take_the_place_of_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "val.beton")
+    with pytest.raises(UserError, match=r"val\.beton is a named pipe, not a regular file"):
+        run("build", "digits", "--out", str(tmp_path), "--workers", "1", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["val.beton"]
+    with pytest.raises(UserError, match=rf"cannot be written: {tmp_path}/val\.beton is not a folder"):
+        run("build", "digits", "--out", str(tmp_path / "val.beton"), "--workers", "1")
 
 
 def test_inspect_refuses_a_changed_file(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -55,6 +56,50 @@ def test_a_hub_folder_is_written(
     assert main(["export", str(network_file), "--to", "hub-folder", "--out", str(tmp_path / "hub")]) == 0
     assert f"wrote {tmp_path / 'hub'}" in capsys.readouterr().out
     assert load_model(tmp_path / "hub").spec == load_model(network_file).spec
+
+
+def test_an_export_that_is_there_is_replaced_only_when_told(
+    network_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(network_file), "--to", "torchscript"]
+    exported = tmp_path / "export" / "model.pt"
+    exported.parent.mkdir()
+    exported.write_text("mine")
+    assert main(words) == 2
+    assert f"{exported} exists already: write elsewhere, or replace with --ov" in capsys.readouterr().err
+    assert exported.read_text() == "mine"
+    assert main([*words, "--overwrite"]) == 0
+    assert exported.stat().st_size > 1000
+
+
+def test_a_hub_folder_asks_for_its_own_files_only(
+    network_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hub"
+    words = ["export", str(network_file), "--to", "hub-folder", "--out", str(folder)]
+    folder.mkdir()
+    (folder / "photo.jpg").write_text("mine")
+    (folder / "README.md").write_text("mine")
+    assert main(words) == 2
+    assert f"error: {folder}/README.md exists already" in capsys.readouterr().err
+    assert {file.name: file.read_text() for file in folder.iterdir()} == dict.fromkeys(
+        ["photo.jpg", "README.md"], "mine"
+    )
+    assert main([*words, "--overwrite"]) == 0
+    assert (folder / "photo.jpg").read_text() == "mine"
+    assert "# AnyNet" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", ["safetensors", "torchscript", "hub-folder"])
+def test_an_export_does_not_take_the_place_of_a_pipe(
+    network_file: Path, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for overwrite in ([], ["--overwrite"]):
+        assert main(["export", str(network_file), "--to", to, "--out", str(pipe), *overwrite]) == 2
+        assert f"{pipe} is " in capsys.readouterr().err
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +109,10 @@ def test_show_takes_a_config_with_what_it_says(tmp_path: Path, capsys: pytest.Ca
         "train: {global_batch: 6}\n"
         "optim: {name: adamw}\n"
     )
-    facts = json.loads(shown(capsys, "show", str(config), "--json"))
+    assert main(["models", "show", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert f"{config} asks for python code to be run: {tmp_path}/blocks.py; read it, then allow it" in error
+    facts = json.loads(shown(capsys, "show", str(config), "--json", "--allow-plugins"))
     assert (facts["resolution"], facts["num_classes"], facts["batch"], facts["optimizer"]) == (
         20,
         5,
@@ -150,6 +154,22 @@ def test_import_writes_a_network_that_loads(tmp_path: Path, capsys: pytest.Captu
     images = torch.randn(2, 3, 65, 65)
     with torch.no_grad():
         assert torch.equal(network(images), theirs(images))
+
+
+def test_what_is_there_is_seen_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, pipe = tmp_path / "out.safetensors", tmp_path / "pipe"
+    out.write_text("mine")
+    os.mkfifo(pipe)
+    assert main(["models", "import", "nowhere.pth", "--out", str(out)]) == 2
+    assert f"{out} exists already: write elsewhere, or replace with --overwrite" in capsys.readouterr().err
+    assert main(["models", "import", "nowhere.pth", "--out", str(pipe), "--overwrite"]) == 2
+    assert f"{pipe} is a named pipe, not a regular file" in capsys.readouterr().err
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "a.pth")
+    words = (str(tmp_path / "a.pth"), "--model", "resnet18", "--out", str(out), "--overwrite")
+    shown(capsys, "import", *words)
+    assert load_network(out)[1].model["preset"] == "resnet18"
 
 
 def test_a_file_needs_the_name_of_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

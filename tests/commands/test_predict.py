@@ -5,6 +5,7 @@ import pytest
 
 from anynet_dist.cli import main
 from anynet_dist.models.anynet import build_anynet
+from anynet_dist.training.checkpoints import write_manifest
 from anynet_dist.training.weights import NetworkDescription, save_network
 
 
@@ -56,6 +57,24 @@ def test_a_skipped_image_is_named_and_the_exit_code_is_1(
     entry, _ = json.loads(shown.out)
     assert entry["image"] == str(broken)
     assert entry["error"]
+
+
+def test_a_damaged_checkpoint_is_2(
+    network_file: Path, tmp_path: Path, blobs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "step_00000001"
+    checkpoint.mkdir()
+    network_file.rename(checkpoint / "model.safetensors")
+    write_manifest(checkpoint)
+    assert main(["predict", str(checkpoint), str(blobs / "val")]) == 0
+    (checkpoint / "model.safetensors").write_bytes(
+        (checkpoint / "model.safetensors").read_bytes()[:-1] + b"?"
+    )
+    for words in (["predict", str(checkpoint), "x.png"], ["export", str(checkpoint), "--to", "safetensors"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert f"{checkpoint}/model.safetensors is damaged: it has changed since the checkpoint" in error
+    assert not (tmp_path / "export").exists()
 
 
 def test_a_wrong_network_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

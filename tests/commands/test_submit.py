@@ -31,6 +31,7 @@ def test_dry_run_shows_the_command_and_changes_nothing(
         (["--nodes", "0"], "argument --nodes: must be a whole number >= 1, not '0'"),
         (["--members", "members.txt", "--nodes", "2"], "a member of a sweep (--members) runs on one node"),
         (["--at-once", "2"], "--at-once is for sweeps"),
+        (["--overwrite"], "--overwrite is for sweeps"),
         (["--templates", "nowhere"], "nowhere/train_node.sbatch is not there"),
     ],
 )
@@ -49,6 +50,21 @@ def test_the_member_with_a_mistake_is_named(
     words = ["submit", str(blobs_config), "--site", str(site), "--members", str(members), "--dry-run"]
     assert main(words) == 2
     assert f"{members}, member 2: --optim.lr: must be a number" in capsys.readouterr().err
+
+
+def test_the_members_of_earlier_jobs_are_replaced_only_when_told(
+    blobs_config: Path, tmp_path: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members, earlier = tmp_path / "members.txt", tmp_path / "run" / "members.txt"
+    members.write_text("--optim.lr 0.1\n")
+    earlier.parent.mkdir()
+    earlier.write_text("--optim.lr 0.2\n")
+    words = ["submit", str(blobs_config), "--site", str(site), "--members", str(members), "--dry-run"]
+    assert main(words) == 2
+    assert f"{earlier} exists already: write elsewhere, or replace with --over" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    earlier.write_text("--optim.lr 0.1\n")
+    assert main(words) == 0
 
 
 def test_a_machine_without_slurm_says_so(

@@ -378,3 +378,17 @@ def test_a_sidecar_of_another_file_is_refused(tiny_beton: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BetonError, match=r"none\.beton: no such file"):
         open_beton(tmp_path / "none.beton")
+
+
+def test_what_links_lead_to_is_replaced_and_fits_its_sidecar(tiny: ArraySamples, tmp_path: Path) -> None:
+    disk, data = tmp_path / "disk", tmp_path / "data"
+    build(tiny, disk / "a.beton", write_mode="raw")
+    data.mkdir()
+    for file in disk.iterdir():
+        (data / file.name).symlink_to(file)
+    with pytest.raises(UserError, match="exist already"):
+        build(tiny, data / "a.beton", write_mode="jpg")
+    options = WriteOptions(write_mode="jpg")
+    built = build_beton(tiny, data / "a.beton", classes=CLASSES, options=options, workers=1, overwrite=True)
+    assert verify_beton(disk / "a.beton") == verify_beton(data / "a.beton") == built
+    assert all(file.is_symlink() for file in data.iterdir())

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,3 +74,16 @@ def test_of_several_at_once_one_copies(source: Path, tmp_path: Path) -> None:
     for process in processes:
         process.join(30)
     assert [out.read_text() == "null" for out in outs].count(False) == 1
+
+
+def test_a_copy_takes_the_place_of_files_only(source: Path, tmp_path: Path) -> None:
+    place = stage(source, tmp_path).path
+    sidecar_path(place).unlink()
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(UserError, match=r"train\.beton is a named pipe, not a regular file"):
+        stage(source, tmp_path)
+    assert place.is_fifo()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written: \S*/file is not a folder"):
+        stage(source, tmp_path / "file")

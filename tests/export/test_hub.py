@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from anynet_dist import load_model
 from anynet_dist.config import load_config
@@ -18,6 +19,7 @@ from anynet_dist.models.registry import load_plugins
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.trainer import Trainer
 from anynet_dist.training.weights import load_network, save_network
+from tests.conftest import Launch
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
@@ -77,7 +79,9 @@ def test_scores_are_those_of_the_very_weights(blobs_config: Path, tmp_path: Path
     assert averaged["val"]["loss"] == first["val/ema_loss"]
 
 
-def test_parts_of_ones_own_go_along_but_are_not_run_unasked(trained: TrainedNetwork, tmp_path: Path) -> None:
+def test_parts_of_ones_own_go_along_but_are_not_run_unasked(
+    trained: TrainedNetwork, tmp_path: Path, launch: Launch
+) -> None:
     plugin = tmp_path / "far" / "my_stem.py"
     plugin.parent.mkdir()
     plugin.write_text(
@@ -88,13 +92,35 @@ def test_parts_of_ones_own_go_along_but_are_not_run_unasked(trained: TrainedNetw
     )
     load_plugins([plugin])
     model = {**trained.description.model, "stem": "stem_of_my_own"}
-    description = replace(trained.description, model=model, plugins=[str(plugin)])
+    description = replace(trained.description, model=model, plugins=["far/my_stem.py"])
     save_network(tmp_path / "own.safetensors", trained.network, description)
     folder, _ = write_hub_folder(open_trained(tmp_path / "own.safetensors"), tmp_path / "hub")
     assert (folder / "my_stem.py").read_text() == plugin.read_text()
-    assert json.loads((folder / "config.json").read_text())["plugins"] == []
-    assert load_network(folder)[1].plugins == []
-    assert 'load_plugins([f"{folder}/my_stem.py"])' in (folder / "README.md").read_text()
+    assert json.loads((folder / "config.json").read_text())["plugins"] == ["my_stem.py"]
+    assert load_network(folder)[1].plugins == [f"{folder}/my_stem.py"]
+    card = (folder / "README.md").read_text()
+    assert "load_model(folder, allow_plugins=True)" in card
+    assert "read `my_stem.py` first" in card
+
+    # As the Hub's own client leaves it: links to files whose names are checksums.
+    image, blob = tmp_path / "image.png", tmp_path / "0123abcd"
+    (folder / "my_stem.py").rename(blob)
+    (folder / "my_stem.py").symlink_to(blob)
+    Image.new("RGB", (24, 24)).save(image)
+    refused = launch("predict", folder, image, check=False)
+    assert refused.returncode == 2
+    assert f"asks for python code to be run: {folder}/my_stem.py" in refused.stderr
+    assert "cat" in launch("predict", folder, image, "--allow-plugins").stdout
+
+
+def test_only_files_that_were_run_go_along(trained: TrainedNetwork, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.py"
+    secret.write_text("password = 1")
+    description = replace(trained.description, plugins=[str(secret)])
+    save_network(tmp_path / "odd.safetensors", trained.network, description)
+    with pytest.raises(UserError, match=rf"odd\.safetensors asks for python code to be run: {secret}"):
+        write_hub_folder(open_trained(tmp_path / "odd.safetensors"), tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_a_file_in_the_way_is_named(trained: TrainedNetwork) -> None:

@@ -38,6 +38,16 @@ def test_imagenet_is_built_on_a_node(user: User, cluster: Cluster) -> None:
     assert cluster.wait(job, log)["JobState"] == "COMPLETED", log.read_text()
     assert [verify_beton(out / f"{split}.beton").num_samples for split in ("train", "val")] == [6, 4]
 
+    first = (out / "train.beton").stat().st_ino
+    cluster.run("scontrol", "requeue", job)
+    assert cluster.wait(job, log)["JobState"] == "COMPLETED", log.read_text()
+    again = (out / "train.beton").stat().st_ino
+    assert again != first, "a job that is queued again builds over its own files"
+    another = sbatch(cluster, user.site(), *options, images, out, "--profile", "raw256")
+    assert cluster.wait(another, log)["JobState"] == "FAILED"
+    assert "exist already: write elsewhere, or replace with --overwrite" in log.read_text()
+    assert (out / "train.beton").stat().st_ino == again
+
 
 def test_offline_records_are_sent_once(
     user: User, cluster: Cluster, launch: Launch, monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,14 @@
 import hashlib
+import os
+import socket
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from anynet_dist.system.files import atomic_path, sha256_of, write_json, write_text
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import atomic_path, check_outputs, sha256_of, write_json, write_text
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -29,3 +34,69 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_checksum_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def make_device(path: Path) -> None:
+    """A device like /dev/null, of the test's own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+
+
+IN_THE_WAY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "folder": (Path.mkdir, "is a folder, not a regular file"),
+    "pipe": (os.mkfifo, "is a named pipe, not a regular file"),
+    "socket": (make_socket, "is a socket, not a regular file"),
+    "device": (make_device, "is a device, not a regular file"),
+    "link to a folder": (lambda path: path.symlink_to(path.parent), "is a folder, not a regular file"),
+    "link to nothing": (lambda path: path.symlink_to("gone"), "is a link to gone, which does not exist"),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_no_file_is_named_and_stays(kind: str, tmp_path: Path) -> None:
+    make, message = IN_THE_WAY[kind]
+    target = tmp_path / "x"
+    make(target)
+    before = target.lstat()
+    for write in (lambda: write_text(target, "text"), lambda: check_outputs(target, overwrite=True)):
+        with pytest.raises(UserError, match=f"x {message}"):
+            write()
+    after = target.lstat()
+    assert (after.st_mode, after.st_ino, after.st_rdev) == (before.st_mode, before.st_ino, before.st_rdev)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_link_to_a_file_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("disk/file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "file").read_text() == "new"
+    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "file", "link"}
+
+
+def test_files_that_are_there_are_named_unless_they_may_be_replaced(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    check_outputs(first, second, tmp_path / "new" / "c")
+    first.touch()
+    with pytest.raises(UserError, match=r"/a exists already: .*--overwrite"):
+        check_outputs(first, second)
+    second.touch()
+    with pytest.raises(UserError, match=r"/a, \S*/b exist already: .*--overwrite"):
+        check_outputs(first, second)
+    check_outputs(first, second, overwrite=True)
+
+
+@pytest.mark.parametrize("target", ["file/x", "file/folder/x", "circle", "/", "x" * 300])
+def test_a_place_where_no_file_can_be_is_named(target: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match=r"cannot be written: |is a folder"):
+        check_outputs(tmp_path / target)

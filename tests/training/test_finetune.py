@@ -53,6 +53,18 @@ def test_another_depth_is_named(tmp_path: Path) -> None:
         load_pretrained(build_anynet(**BLOBS, num_classes=3), str(source))
 
 
+def test_plug_ins_that_the_trained_network_names_do_not_run(tmp_path: Path) -> None:
+    plugin = tmp_path / "stem.py"
+    plugin.write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n")
+    description = {**BLOBS, "num_classes": 7}
+    described = NetworkDescription(model={**description, "stem": "not_registered"}, plugins=["stem.py"])
+    save_network(tmp_path / "trained.safetensors", build_anynet(**description), described)
+    message = rf"model\.pretrained: .* to be run: {plugin}; read it, then name it under plugins:"
+    with pytest.raises(UserError, match=message):
+        load_pretrained(build_anynet(**description), str(tmp_path / "trained.safetensors"))
+    assert not plugin.with_suffix(".ran").exists()
+
+
 def test_frozen_parts_stay_as_they_were_batch_norm_included(blobs_config: Path, tmp_path: Path) -> None:
     source = trained(tmp_path)
     options = ("--model.pretrained", str(source), "--model.freeze", "stem", "stage1")

@@ -1,7 +1,9 @@
 """A whole run in this process, on images the tests make."""
 
 import json
+import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import pytest
@@ -10,10 +12,12 @@ import torch
 from anynet_dist import load_model
 from anynet_dist.config import load_config
 from anynet_dist.system.errors import UserError
+from anynet_dist.training.checkpoints import write_manifest
 from anynet_dist.training.evaluate_run import evaluate_run
 from anynet_dist.training.progress import read_progress
 from anynet_dist.training.tracking import Record, read_records
 from anynet_dist.training.trainer import Trainer
+from tests.conftest import Launch
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -195,6 +199,56 @@ def test_a_block_of_the_users_own_trains_and_loads_again(blobs_config: Path, tmp
     fit(blobs_config, "--plugins", str(tmp_path / "my_blocks.py"), "--model.block_type", "mine")
     network = load_model(tmp_path / "run")
     assert type(network.get_submodule("stage1.0")).__name__ == "Mine"
+    fit(tmp_path / "run" / "config.yaml", "--resume", "auto", "--train.epochs", "3")
+
+
+class MakesAFolder:
+    """Makes a folder where it is unpickled as any object may be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "batch_norm_0.pt"])
+def test_what_is_pickled_in_a_checkpoint_is_not_run(blobs_config: Path, tmp_path: Path, name: str) -> None:
+    fit(blobs_config)
+    checkpoint = (tmp_path / "run" / "checkpoints" / "last").resolve()
+    torch.save(MakesAFolder(tmp_path / "made"), checkpoint / name)
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint)
+    with pytest.raises((UserError, UnpicklingError)):
+        fit(blobs_config, "--resume", "auto", "--train.epochs", "3")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_plug_ins_of_a_run_are_run_by_eval_only_when_allowed(
+    blobs_config: Path, tmp_path: Path, launch: Launch
+) -> None:
+    plugin, mine = tmp_path / "blocks.py", tmp_path / "mine.py"
+    plugin.write_text(
+        "from pathlib import Path\n"
+        "from anynet_dist.models.blocks import VGGBlock\n"
+        "from anynet_dist.models.registry import register_block\n"
+        "Path(__file__).with_suffix('.ran').touch()\n"
+        "register_block('block_for_eval')(type('Mine', (VGGBlock,), {}))\n"
+    )
+    mine.write_text(plugin.read_text())
+    launch("train", blobs_config, "--plugins", plugin, "--model.block_type", "block_for_eval")
+    plugin.with_suffix(".ran").unlink()
+    run = tmp_path / "run"
+    for path in (run, run / "checkpoints" / "last"):
+        refused = launch("eval", path, check=False)
+        assert refused.returncode == 2
+        assert f"asks for python code to be run: {plugin}; read it, then allow it with" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    launch("eval", run, "--plugins", mine)
+    assert not plugin.with_suffix(".ran").exists()
+    launch("eval", run, "--allow-plugins")
+    assert plugin.with_suffix(".ran").exists()
 
 
 @pytest.mark.parametrize("option", [("--data.val_fraction", "0"), ("--eval.every", "2")])
