@@ -95,7 +95,7 @@ def _from_config(path: str) -> Described:
     from anynet_dist.models import load_plugins
     from anynet_dist.training.build import model_arguments
 
-    config = load_config(path).config
+    config = load_config(path, only_to_look=True).config
     load_plugins(config.plugins)
     return Described(
         model=model_arguments(config),
