@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from anynet_dist.cluster.queue import job_states
+from anynet_dist.cluster.run_files import RunFiles, Said, failure_files, names_in
 from anynet_dist.cluster.submission import SUBMITTED
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.lock import is_held
 from anynet_dist.training.run_folder import RunFolder
 
-SCORES = ("test/ema_top1", "test/top1", "val/ema_top1", "val/top1")
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
 
 
@@ -27,8 +25,9 @@ class RunStatus:
     run: str
     state: str
     """`queued`, `running`, `stopped` (waits to be resumed), `finished`, `failed`, `dead` (it says that it
-    runs, but does not), or `unknown`."""
+    runs, but does not), `damaged` (its status.json cannot be read), or `unknown`."""
     reason: str | None = None
+    """Why it is in this state, and which of its files are damaged."""
     epoch: int | None = None
     epochs: int | None = None
     step: int | None = None
@@ -58,138 +57,110 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(path: Path, depth: int) -> Iterator[Path]:
-    if RunFolder(path).status.exists() or RunFolder(path).holds_a_run() or _failure(path):
+    if _holds_a_run(path):
         yield path
         return
     inner = [run for entry in _folders(path) if depth for run in _below(entry, depth - 1)]
-    if not inner and _submitted(path):
+    if not inner and os.path.lexists(path / "slurm" / SUBMITTED):
         yield path
     yield from inner
 
 
+def _holds_a_run(path: Path) -> bool:
+    """Whether a run has left something here, be it damaged."""
+    folder = RunFolder(path)
+    names = set(names_in(path))
+    return (
+        not names.isdisjoint(file.name for file in (folder.status, folder.metrics, folder.weights))
+        or any(name.startswith("step_") for name in names_in(folder.checkpoints))
+        or bool(failure_files(path))
+    )
+
+
 def _folders(path: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())
-    except PermissionError:
+        with os.scandir(path) as entries:
+            return sorted(Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
         return []
 
 
 def statuses(runs: Iterable[Path]) -> list[RunStatus]:
-    """How each run stands. SLURM is asked once for all."""
-    folders = [RunFolder(run) for run in runs]
-    told = [_read(folder.status) for folder in folders]
-    jobs = [_job(folder, facts) for folder, facts in zip(folders, told, strict=True)]
+    """How each run stands. SLURM is asked once for all. What is damaged in a run is told in its row."""
+    found = [RunFiles(run) for run in runs]
+    jobs = [_job(files) for files in found]
     queue = job_states(job for job in jobs if job)
-    return [
-        _status(folder, facts, job, queue) for folder, facts, job in zip(folders, told, jobs, strict=True)
-    ]
+    return [_status(files, job, queue) for files, job in zip(found, jobs, strict=True)]
 
 
-def _submitted(path: Path) -> str | None:
-    return _read(path / "slurm" / SUBMITTED).get("job")
-
-
-def _failure(path: Path) -> str | None:
-    """The last line of what the newest job of this run says of its first failure."""
-    files = sorted(path.glob("slurm/*.failure"), key=lambda file: file.stat().st_mtime)
-    lines = files[-1].read_text(encoding="utf-8", errors="replace").splitlines() if files else []
-    return lines[-1] if lines else None
-
-
-def _job(folder: RunFolder, facts: dict[str, Any]) -> str | None:
+def _job(files: RunFiles) -> str | None:
     """The job that the run belongs to: the one submitted last, unless a run outside SLURM came after it."""
-    submitted = _read(folder.path / "slurm" / SUBMITTED)
-    if facts and _seconds(facts.get("started")) >= _seconds(submitted.get("time")):
-        return facts.get("slurm_job")
-    return submitted.get("job")
+    said, submitted = files.said, files.submitted
+    if submitted is None:
+        return said.slurm_job if said else None
+    if said and said.started and (submitted.time is None or said.started >= submitted.time):
+        return said.slurm_job
+    return submitted.job
 
 
-def _status(
-    folder: RunFolder, facts: dict[str, Any], job: str | None, queue: dict[str, str] | None
-) -> RunStatus:
-    state = _state(folder, facts, job, queue)
-    score, split = _newest_score(folder)
-    where = f"job {job}" if job else ""
-    if facts and not job:
-        where = f"process {facts.get('pid')} on {facts.get('host')}"
+def _status(files: RunFiles, job: str | None, queue: dict[str, str] | None) -> RunStatus:
+    said = files.said or Said()
+    state = _state(files, job, queue)
+    score, split = _newest_score(files)
+    eta = _eta(files) if state == "running" else None
+    reason = said.reason or (files.failure() if state in ("failed", "dead") else None)
     return RunStatus(
-        run=str(folder.path),
+        run=str(files.folder.path),
         state=state,
-        reason=facts.get("reason") or (_failure(folder.path) if state in ("failed", "dead") else None),
-        epoch=facts.get("epoch"),
-        epochs=facts.get("epochs"),
-        step=facts.get("step"),
-        total_steps=facts.get("total_steps"),
+        reason="; ".join([*([reason] if reason else []), *files.complaints()]) or None,
+        epoch=said.epoch,
+        epochs=said.epochs,
+        step=said.step,
+        total_steps=said.total_steps,
         accuracy=score,
         accuracy_of=split,
-        eta_seconds=_eta(folder, facts) if state == "running" else None,
-        restarts=int(facts.get("restarts") or 0),
-        where=where,
+        eta_seconds=eta,
+        restarts=said.restarts or 0,
+        where=_where(said, job),
     )
 
 
-def _state(folder: RunFolder, facts: dict[str, Any], job: str | None, queue: dict[str, str] | None) -> str:
+def _where(said: Said, job: str | None) -> str:
+    if job:
+        return f"job {job}"
+    process = f"process {said.pid}" if said.pid is not None else ""
+    return " on ".join(part for part in (process, said.host) if part)
+
+
+def _state(files: RunFiles, job: str | None, queue: dict[str, str] | None) -> str:
     """What the run says of itself, unless the queue or the lock knows better."""
-    said = str(facts.get("state", "unknown"))
+    said = files.said
     in_queue = queue.get(job) if queue and job else None
     if in_queue in QUEUED:
         return "queued"
-    lives = is_held(folder.lock)
-    if said == "running":
+    lives = is_held(files.folder.lock)
+    if said and said.state == "running":
         return "running" if lives and (in_queue or queue is None or not job) else "dead"
-    if in_queue and not lives and (not facts or facts.get("slurm_job") != job):
+    if in_queue and not lives and (said is None or said.slurm_job != job):
         return "starting"  # the job runs, its trainer does not yet
-    if not facts and _failure(folder.path):
+    if files.state_is_lost:
+        return "running" if lives else "damaged"
+    if said is None and failure_files(files.folder.path):
         return "failed"
-    if not facts:
+    if said is None:
         return "dead" if job and queue is not None else "unknown"
-    return said
+    return said.state or "unknown"
 
 
-def _newest_score(folder: RunFolder) -> tuple[float | None, str | None]:
-    for record in reversed(_records(folder)):
-        for key in SCORES:
-            if key in record:
-                split, _, kind = key.partition("/")
-                return record[key], f"{split} ema" if kind.startswith("ema") else split
-    return None, None
+def _newest_score(files: RunFiles) -> tuple[float | None, str | None]:
+    scores = (record.score for record in files.records())
+    return next((score for score in scores if score), (None, None))
 
 
-def _eta(folder: RunFolder, facts: dict[str, Any]) -> float | None:
+def _eta(files: RunFiles) -> float | None:
     """What the last training record foresaw, less the time since then."""
-    started = _seconds(facts.get("started"))
-    for record in reversed(_records(folder)):
-        if "eta_seconds" in record and record["time"] >= started:
-            return max(0.0, record["eta_seconds"] - (time.time() - record["time"]))
+    started = files.said.started.timestamp() if files.said and files.said.started else 0.0
+    for record in files.records():
+        if record.eta_seconds is not None and record.time is not None and record.time >= started:
+            return max(0.0, record.eta_seconds - (time.time() - record.time))
     return None
-
-
-def _records(folder: RunFolder) -> list[dict[str, Any]]:
-    """The log, but for a last line that is just being written."""
-    records = []
-    try:
-        lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _seconds(moment: object) -> float:
-    """ISO 8601 as seconds since 1970; 0 for what is none."""
-    try:
-        return datetime.fromisoformat(str(moment)).timestamp()
-    except ValueError:
-        return 0.0

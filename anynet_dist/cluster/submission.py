@@ -20,6 +20,7 @@ from typing import Any
 from anynet_dist.cluster.site import Site
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import check_outputs, write_json, write_text
+from anynet_dist.system.redaction import redact_values
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
 SUBMITTED = "submitted.json"
@@ -151,7 +152,8 @@ def submit(job: Job, submission: Submission) -> str:
     if done.returncode or not found:
         raise UserError(f"sbatch refused the job: {(done.stderr or done.stdout).strip()}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(logs / SUBMITTED, {"job": found.group(), "time": now, "command": submission.command})
+    note = {"job": found.group(), "time": now, "command": redact_values(submission.command)}
+    write_json(logs / SUBMITTED, note)
     return found.group()
 
 

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(quiet=args.json)
     from anynet_dist.training.evaluate_run import evaluate_run
+    from anynet_dist.training.tracking import finite
 
     scores = evaluate_run(args.path, args.split, args.weights, args.overrides, args.allow_plugins)
     if not is_main():
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         import json
 
-        print(json.dumps({"split": args.split, **scores.record(""), "count": scores.count}))
+        print(json.dumps({"split": args.split, **finite(scores.record(""))}))
     else:
         print(
             f"{args.split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"

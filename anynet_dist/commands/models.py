@@ -99,7 +99,7 @@ def _from_config(path: str, allow_plugins: bool) -> Described:
     from anynet_dist.models.registry import provide_parts
     from anynet_dist.training.build import model_arguments
 
-    config = load_config(path).config
+    config = load_config(path, only_to_look=True).config
     model = model_arguments(config)
     provide_parts(model, config.plugins, path, allow_plugins)
     return Described(

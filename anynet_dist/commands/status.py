@@ -1,7 +1,8 @@
 """Show how runs stand: state, epoch, accuracy, time left, restarts.
 
 `anynet status [RUN...]` looks at run folders, or at folders of them (default: runs/), of this machine and of
-SLURM jobs. A run whose process or job is gone is shown as dead, whatever it last said of itself.
+SLURM jobs. A run whose process or job is gone is shown as dead, whatever it last said of itself; one whose
+files are damaged is shown with what can be known of it, and with the names of those files.
 """
 
 from __future__ import annotations
@@ -42,27 +43,41 @@ def _print_table(found: list[RunStatus]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in ("run", "state", "epoch", "top-1", "time left", "restarts", "where"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("run", "state", "where") else "right")
     for status in found:
-        table.add_row(
+        cells = (
             status.run,
             status.state,
-            "" if status.epoch is None else f"{status.epoch}/{status.epochs}",
+            _epoch(status),
             "" if status.accuracy is None else f"{status.accuracy:.2%} {status.accuracy_of}",
             _time_left(status.eta_seconds),
             str(status.restarts or ""),
             status.where,
         )
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
     console = Console(highlight=False)
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(table)
     for status in found:
         if status.reason:
-            console.print(f"  {status.run} {status.state}: {status.reason}", markup=False, soft_wrap=True)
+            told = f"  {status.run} {status.state}: {status.reason}"
+            console.print(_printable(told, "\n"), markup=False, soft_wrap=True)
+
+
+def _epoch(status: RunStatus) -> str:
+    if status.epoch is None:
+        return ""
+    return str(status.epoch) if status.epochs is None else f"{status.epoch}/{status.epochs}"
+
+
+def _printable(text: str, allowed: str = "") -> str:
+    """Text of a file, or a folder's name, without what a terminal would obey or could not show."""
+    return "".join(letter if letter.isprintable() or letter in allowed else "?" for letter in text)
 
 
 def _time_left(seconds: float | None) -> str:

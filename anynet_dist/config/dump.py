@@ -1,4 +1,7 @@
-"""A config as YAML that loads back to the same config, bare or with where each value came from."""
+"""A config as YAML that loads back to the same config, bare or with where each value came from.
+
+Credentials of URLs are redacted; a value that had some is refused when it is loaded back.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import yaml
 from anynet_dist.config.load import LoadedConfig
 from anynet_dist.config.reader import PlainDumper
 from anynet_dist.config.schema import Config
+from anynet_dist.system.redaction import redact_values
 
 COMMENT_COLUMN = 44
 
@@ -22,14 +26,14 @@ class _Line:
 
 
 def dump_config(config: Config) -> str:
-    """The YAML of every option; loading it gives an equal Config."""
-    return "".join(f"{line.text}\n" for line in _lines(asdict(config)))
+    """The YAML of every option; loading it gives an equal Config where there were no credentials."""
+    return "".join(f"{line.text}\n" for line in _lines(redact_values(asdict(config))))
 
 
 def dump_with_sources(loaded: LoadedConfig) -> str:
     """The YAML of every option with a comment that says where its value came from."""
     text = ""
-    for line in _lines(asdict(loaded.config)):
+    for line in _lines(redact_values(asdict(loaded.config))):
         comment = f"  # {loaded.sources.get(line.key, 'default')}" if line.key else ""
         text += f"{line.text:{COMMENT_COLUMN if comment else 0}}{comment}\n"
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from anynet_dist.config.problems import ConfigError, Problem, Source
 from anynet_dist.config.reader import Settings, read_config
 from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import nearest_name
+from anynet_dist.system.redaction import MARK, is_redacted
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,13 @@ class LoadedConfig:
     sources: dict[str, Source]
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), only_to_look: bool = False
+) -> LoadedConfig:
     """Read a config file with its bases, put the command line's `overrides` on top and check the whole.
 
-    Raises ConfigError with every problem at once. Options that were set but have no effect are logged.
+    Raises ConfigError with every problem at once. Options that were set but have no effect are logged. A
+    value whose credentials were removed, as in a run's own config, is refused unless it is `only_to_look`.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,6 +49,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     settings = read_config(path, problems) | read_overrides(overrides, problems)
     settings = _known_settings(settings, problems)
     config = _validate(settings, problems)
+    if not only_to_look:
+        problems += _without_credentials(settings)
     if problems:
         raise ConfigError(problems)
     for key, reason in without_effect(config, _chosen(settings)):
@@ -67,6 +73,17 @@ def _known_settings(settings: Settings, problems: list[Problem]) -> Settings:
         elif setting.value not in (None, {}):  # a section left empty, say with all its lines commented out
             problems.append(Problem(key, f"is a section of options (got {setting.value!r})", setting.source))
     return known
+
+
+def _without_credentials(settings: Settings) -> Iterator[Problem]:
+    """The values of a saved config that cannot be used as they are."""
+    for key, setting in settings.items():
+        if is_redacted(setting.value):
+            message = (
+                f"its credentials were removed when it was saved ({MARK} stands in their place): give the"
+                f" whole value again on the command line, --{key} VALUE (got {setting.value!r})"
+            )
+            yield Problem(key, message, setting.source)
 
 
 def _unknown_key(key: str) -> str:

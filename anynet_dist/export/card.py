@@ -13,6 +13,7 @@ import yaml
 from anynet_dist.export.optional import require
 from anynet_dist.export.trained import SPLITS, TrainedNetwork, scores_of
 from anynet_dist.models.complexity import network_complexity
+from anynet_dist.system.redaction import redact_values
 
 PLACEHOLDER = "OWNER/NAME"
 USAGE = """## Use
@@ -54,13 +55,17 @@ def _run_facts(trained: TrainedNetwork) -> dict[str, Any]:
     """Config and environment of the run, with its name and data set; empty apart from a run."""
     if trained.run is None:
         return {}
-    config = shorten(yaml.safe_load(trained.run.config.read_text(encoding="utf-8")))
+    config = _shareable(yaml.safe_load(trained.run.config.read_text(encoding="utf-8")))
     data = config.get("data") or {}
     facts = {"config": config, "name": (config.get("run") or {}).get("name")}
     facts |= {split: data.get(split) or data.get("train") for split in SPLITS}
     if trained.run.environment.is_file():
-        facts["environment"] = shorten(json.loads(trained.run.environment.read_text(encoding="utf-8")))
+        facts["environment"] = _shareable(json.loads(trained.run.environment.read_text(encoding="utf-8")))
     return facts
+
+
+def _shareable(value: Any) -> Any:
+    return redact_values(shorten(value))
 
 
 def shorten(value: Any) -> Any:

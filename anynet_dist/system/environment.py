@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from anynet_dist.system.redaction import redact_values
+
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "ffcv", "numba", "deepspeed", "wandb")
 
 
@@ -36,11 +38,14 @@ def git_commit() -> str | None:
 
 
 def environment_report(world_size: int, device: str) -> dict[str, Any]:
-    """What is needed to tell why two runs differ. Holds no environment variables, so no secrets."""
+    """What is needed to tell why two runs differ.
+
+    Holds no secrets: no environment variables, and the command line without credentials of URLs.
+    """
     import torch
 
     report: dict[str, Any] = {
-        "command": sys.argv,
+        "command": redact_values(sys.argv),
         "versions": package_versions(),
         "commit": git_commit(),
         "platform": platform.platform(),

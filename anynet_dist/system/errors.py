@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from anynet_dist.system.redaction import redact
+
 
 class UserError(ValueError):
-    """Something the user can put right. The message says what was wrong, where, and what is allowed."""
+    """Something the user can put right. The message says what was wrong, where, and what is allowed.
+
+    Credentials of URLs in it are redacted, for messages are printed and written to files.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class RunError(UserError):

@@ -11,6 +11,7 @@ import socket
 import traceback
 
 from anynet_dist.system import distributed
+from anynet_dist.system.redaction import redact
 
 
 def note_failure(error: BaseException, exit_code: int, with_traceback: bool) -> None:
@@ -22,6 +23,6 @@ def note_failure(error: BaseException, exit_code: int, with_traceback: bool) -> 
     where = f"rank {distributed.rank()} on {socket.gethostname()}"
     try:
         with open(target, "x", encoding="utf-8") as file:
-            file.write(f"{where} ended with exit code {exit_code}\n{told}")
+            file.write(f"{where} ended with exit code {exit_code}\n{redact(told)}")
     except OSError:  # another was first, or the folder is not there; the error is printed in any case
         return

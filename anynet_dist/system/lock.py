@@ -64,13 +64,19 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether the owner that the lock file names still shows life, as far as one can see from here."""
+    """Whether the owner that the lock file names still shows life, as far as one can see from here.
+
+    A file that names no owner, whatever it is or holds, is nobody's lock.
+    """
     try:
-        with open(path, "rb") as file:
-            owner = _read_owner(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would let us wait
+        try:
+            owner = _read_owner(descriptor)
+        finally:
+            os.close(descriptor)
         try:
             silence = _silence(path)
-        except PermissionError:  # somebody else's folder
+        except OSError:  # somebody else's folder, or a full disk
             silence = time.time() - path.stat().st_mtime
     except OSError:
         return False
@@ -79,11 +85,15 @@ def is_held(path: Path) -> bool:
     return owner["host"] != socket.gethostname() or _runs(owner["pid"])
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: object) -> bool:
+    if not isinstance(pid, int) or pid <= 0:
+        return False
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # somebody else's process
+        return True
 
 
 def _acquire(path: Path, purpose: str, shows_life: bool) -> tuple[int, dict[str, Any]]:
@@ -143,7 +153,7 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
         return owner if owner.keys() >= {"host", "pid", "slurm_job", "start"} else {}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from anynet_dist.system import distributed
+from anynet_dist.system.redaction import RedactingFilter
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -29,6 +30,7 @@ def setup_logging(quiet: bool = False) -> None:
         handler = logging.StreamHandler(sys.stdout)
     prefix = "" if distributed.is_main() else f"[rank {distributed.rank()}] "
     handler.setFormatter(_LevelFormatter(prefix))
+    handler.addFilter(RedactingFilter())
     logger = logging.getLogger("anynet_dist")
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -59,6 +61,7 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
     """
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.addFilter(RedactingFilter())
     logger = logging.getLogger("anynet_dist")
     logger.removeHandler(held)
     held.setTarget(handler)

@@ -14,6 +14,7 @@ from anynet_dist.config import Config
 from anynet_dist.config.problems import Problem
 from anynet_dist.config.reader import read_config
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.redaction import redact_values
 from anynet_dist.training.progress import CONFIG, Circumstances
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,10 @@ def check_changes(checkpoint: Path, before: Circumstances, config: Config, now: 
 
 def _option_changes(checkpoint: Path, config: Config) -> Iterator[Change]:
     problems: list[Problem] = []
-    before = {key: setting.value for key, setting in read_config(checkpoint / CONFIG, problems).items()}
-    now = dict(_flatten(asdict(config)))
+    saved = {key: setting.value for key, setting in read_config(checkpoint / CONFIG, problems).items()}
+    # A checkpoint's config has no credentials: they are not compared.
+    before = redact_values(saved)
+    now = redact_values(dict(_flatten(asdict(config))))
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) != now.get(key) and key not in ("run.resume", "run.allow_config_change"):
             yield Change(key, before.get(key), now.get(key))

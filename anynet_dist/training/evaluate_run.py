@@ -56,7 +56,7 @@ def _config_of(path: Path, overrides: Sequence[str]) -> Config:
     """The config of the run that `path` is, or lies in, without the plug-ins that the run itself names."""
     for folder in (path, *path.resolve().parents[:3]):
         if (folder / "config.yaml").is_file():
-            return _without_own_plugins(load_config(folder / "config.yaml", overrides))
+            return _without_own_plugins(load_config(folder / "config.yaml", overrides, only_to_look=True))
     raise UserError(f"{path} is not a run folder, nor does it lie in one: there is no config.yaml")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from anynet_dist.config import Config
 from anynet_dist.system.files import write_json
+from anynet_dist.system.redaction import redact
 from anynet_dist.training.progress import Progress
 from anynet_dist.training.run_folder import RunFolder
 
@@ -53,6 +54,7 @@ class RunState:
         if not self.writes:
             return
         self.written = time.monotonic()
+        reason = reason and redact(reason)
         position = {"step": progress.step, "epoch": progress.epoch, "reason": reason}
         try:
             status = {"state": state, **self.facts, "updated": _now(), **position}

@@ -6,9 +6,10 @@ import logging
 import os
 import queue
 import secrets
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from anynet_dist.config.schema import Config
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
+from anynet_dist.system.redaction import redact_values
 from anynet_dist.system.signals import helpers_spared
 from anynet_dist.training.run_folder import RunFolder
 
@@ -184,22 +186,34 @@ def _wandb_tracker(config: Config, folder: RunFolder, mode: str) -> GeneralTrack
     import wandb
     from accelerate.tracking import WandBTracker
 
+    shown = redact_values(asdict(config))
     tracker = WandBTracker(
-        config.tracking.wandb_project,
-        name=config.run.name,
-        entity=config.tracking.wandb_entity,
-        tags=config.tracking.tags,
+        shown["tracking"]["wandb_project"],
+        name=shown["run"]["name"],
+        entity=shown["tracking"]["wandb_entity"],
+        tags=shown["tracking"]["tags"],
         mode=mode,
         dir=str(folder.path),
         id=_wandb_id(folder),
         resume="allow",
-        config=asdict(config),
+        config=shown,
         settings=wandb.Settings(init_timeout=config.tracking.timeout),
     )
-    with helpers_spared():
+    with helpers_spared(), _redacted_arguments():
         tracker.start()
     tracker.tracker.define_metric("*", step_metric="global_step")
     return tracker
+
+
+@contextmanager
+def _redacted_arguments() -> Iterator[None]:
+    """The command line, which wandb copies into its records, without credentials."""
+    arguments = sys.argv
+    sys.argv = redact_values(arguments)
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 def _wandb_id(folder: RunFolder) -> str:

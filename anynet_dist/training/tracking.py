@@ -46,7 +46,7 @@ class RunLog:
         if self.trackers is None:
             return
         self.records += 1
-        line = json.dumps({"time": round(time.time(), 3), **_finite(record)}) + "\n"
+        line = json.dumps({"time": round(time.time(), 3), **finite(record)}) + "\n"
         self.kept.update(line.encode())
         self.waiting.append(line)
         try:
@@ -86,8 +86,8 @@ class RunLog:
         self.trackers = None
 
 
-def _finite(record: Record) -> Record:
-    """JSON knows no number that is not finite."""
+def finite(record: Record) -> Record:
+    """The record with null for each number that is not finite, which JSON does not know."""
     infinite = (key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value))
     return record | dict.fromkeys(infinite)
 

@@ -79,12 +79,6 @@ def test_a_job_that_failed_before_its_run_began(tmp_path: Path) -> None:
     assert (status.state, status.reason) == ("failed", "x.beton: no such file")
 
 
-def test_damaged_files_are_no_reason_to_fail(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", None)
-    (run / "status.json").write_text("{")
-    assert status_of(run).state == "unknown"
-
-
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
     for name in ("b", "sweep/001", "sweep/002"):
         make_run(tmp_path / name, "finished")

@@ -35,3 +35,14 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--train.precision {auto,fp32,bf16,fp16}" in shown
     assert "--data.mean NUMBER NUMBER NUMBER" in shown
     assert "--model.strides INT ..." in shown
+
+
+def test_show_hides_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("data: {train: 'https://u:pw@h/x'}\n")
+    options = ["--tracking.tags", "https://h?token=pw", "--tracking.wandb", "offline"]
+    assert main(["config", "show", str(tmp_path / "c.yaml"), *options]) == 0
+    assert main(["config", "show", str(tmp_path / "c.yaml"), "--optim.lr=ftp://u:pw@h"]) == 2
+    shown = capsys.readouterr()
+    assert "train: https://***@h/x" in shown.out
+    assert "(got 'ftp://***@h')" in shown.err
+    assert "pw" not in shown.out + shown.err

@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -78,6 +80,22 @@ def test_a_machine_without_slurm_says_so(
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert main(["submit", str(blobs_config), "--site", str(site)]) == 2
     assert "sbatch is not installed here" in capsys.readouterr().err
+
+
+def test_the_note_of_a_job_has_no_credentials(
+    blobs_config: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job itself is given them; this sbatch keeps its words."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/words\necho 7\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    options = ["--model.pretrained", "https://u:pw@h/x", "--data.val_fraction", "0.5"]
+    assert main(["submit", str(blobs_config), "--site", str(site), *options]) == 0
+    assert "https://u:pw@h/x" in (tmp_path / "words").read_text().splitlines()
+    note = json.loads((tmp_path / "run" / "slurm" / "submitted.json").read_text())
+    assert (note["job"], note["command"][-4:]) == ("7", [options[0], "https://***@h/x", *options[2:]])
 
 
 def test_status_prints_a_line_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

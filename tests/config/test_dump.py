@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from anynet_dist.config import dump_config, load_config
+from anynet_dist.config import ConfigError, dump_config, load_config
 from anynet_dist.config.dump import dump_with_sources
 
 Write = Callable[..., None]
@@ -51,3 +51,38 @@ def test_each_value_says_where_it_came_from(write: Write) -> None:
         "momentum: 0.8 # command line",
     ]
     assert "  nesterov: true                              # default" in shown
+
+
+def test_credentials_are_in_no_dump_and_must_be_given_again(write: Write) -> None:
+    write(c="data:\n  train: https://u:pw@h/x\ntracking: {wandb: offline, tags: [a, 's3://K:pw@b']}")
+    loaded = load_config("c.yaml", ["--data.val=h?token=pw"])
+    assert loaded.config.data.train == "https://u:pw@h/x"
+    saved, shown = dump_config(loaded.config), dump_with_sources(loaded)
+    assert "pw" not in saved + shown
+    assert "  train: https://***@h/x" in saved
+    write(saved=saved)
+    with pytest.raises(ConfigError) as caught:
+        load_config("saved.yaml")
+    problems = str(caught.value).splitlines()
+    lines = [number for number, line in enumerate(saved.splitlines(), start=1) if "***" in line]
+    keys = ["data.train", "data.val", "tracking.tags"]
+    starts = [f"saved.yaml:{line}: {key}: its credentials" for line, key in zip(lines, keys, strict=True)]
+    assert [problem.partition(" were removed")[0] for problem in problems] == starts
+    assert "give the whole value again on the command line, --data.train VALUE" in problems[0]
+    again = (
+        "--data.train",
+        "https://u:pw@h/x",
+        "--data.val",
+        "h?token=pw",
+        "--tracking.tags",
+        "a",
+        "s3://K:pw@b",
+    )
+    assert load_config("saved.yaml", again).config == loaded.config
+    assert load_config("saved.yaml", only_to_look=True).config.data.train == "https://***@h/x"
+
+
+def test_an_option_given_without_its_credentials_is_refused(write: Write) -> None:
+    write(c="")
+    with pytest.raises(ConfigError, match=r"^--data\.train: its credentials were removed"):
+        load_config("c.yaml", ["--data.train", "https://***@h/x"])

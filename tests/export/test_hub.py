@@ -25,6 +25,10 @@ from tests.conftest import Launch
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_a_run_becomes_a_folder_that_tells_all_of_it(blobs_config: Path, tmp_path: Path) -> None:
     result = Trainer(load_config(blobs_config, ["--ema.decay", "0.9"]).config).fit()
+    environment = tmp_path / "run" / "environment.json"
+    report = json.loads(environment.read_text())
+    report["command"].append("--data.val=https://u:pw-marker@h/x")  # as earlier versions have written it
+    environment.write_text(json.dumps(report))
     folder, check = write_hub_folder(open_trained(tmp_path / "run"))
     assert folder == tmp_path / "run" / "export" / "hub"
     assert {file.name for file in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
@@ -51,6 +55,7 @@ def test_a_run_becomes_a_folder_that_tells_all_of_it(blobs_config: Path, tmp_pat
     assert "| Precision | fp32 |" in card.text
     assert "torch 2" in card.text
     assert str(tmp_path) not in card.content
+    assert "pw-marker" not in card.content
 
 
 def test_a_file_alone_becomes_a_folder_too(trained: TrainedNetwork, tmp_path: Path) -> None:

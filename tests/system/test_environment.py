@@ -6,10 +6,13 @@ from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
 
 
-def test_the_report_has_versions_but_no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_has_versions_but_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
+    words = ["anynet", "train", "--data.train=https://u:planted-secret@h", "--a", "h?key=planted-secret"]
+    monkeypatch.setattr("sys.argv", words)
     text = json.dumps(environment_report(2, "cpu"))
     assert "planted-secret" not in text
+    assert json.loads(text)["command"][2:] == ["--data.train=https://***@h", "--a", "h?key=***"]
     assert json.loads(text)["versions"].keys() >= {"torch", "accelerate", "python", "anynet_dist"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.lock import Lock
+from anynet_dist.system.lock import Lock, is_held
 
 HOLD = """
 import sys, time
@@ -108,3 +108,25 @@ def test_a_lock_cut_short_in_the_writing_is_nobodys(lock_file: Path) -> None:
     lock_file.parent.mkdir()
     lock_file.write_text('{"host": "els')
     Lock(lock_file, "in use").release()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [owner(pid=pid) for pid in ("many", None, -1, 0, 10**30, 1.5, [1])]
+    + ["", "[]", "3", "null", "\0", "[" * 4096, '{"host": "elsewhere"}', '{"pid": 1}'],
+)
+def test_a_lock_that_names_no_owner_is_not_held(lock_file: Path, content: str) -> None:
+    lock_file.parent.mkdir()
+    lock_file.write_text(owner(pid=os.getpid()))
+    assert is_held(lock_file)
+    lock_file.write_text(content)
+    assert not is_held(lock_file)
+
+
+def test_a_lock_that_is_no_file_is_not_held(lock_file: Path) -> None:
+    lock_file.parent.mkdir()
+    os.mkfifo(lock_file)
+    assert not is_held(lock_file)
+    lock_file.unlink()
+    lock_file.mkdir()
+    assert not is_held(lock_file)

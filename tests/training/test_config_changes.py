@@ -1,15 +1,18 @@
 """Resuming a run with other options than it was started with."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
 
-from anynet_dist.config import load_config
+from anynet_dist.config import Config, dump_config, load_config
+from anynet_dist.config.schema import DataConfig, ModelConfig, RunConfig
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.checkpoints import write_manifest
-from anynet_dist.training.progress import read_circumstances
+from anynet_dist.training.config_changes import check_changes
+from anynet_dist.training.progress import Circumstances, read_circumstances
 from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import log_without_times
 
@@ -110,3 +113,24 @@ def test_a_resumed_run_keeps_the_choices_made_for_it(
     resumed.fit()
     assert f"precision {other}: as the run was started with" in caplog.text
     assert f"memory format {before.memory_format}: as the run was started with" in caplog.text
+
+
+def test_credentials_are_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are not in the checkpoint; in those of earlier versions they are."""
+    caplog.set_level("INFO", "anynet_dist")
+    facts = Circumstances(
+        world_size=1, device_batch=1, precision="fp32", memory_format="contiguous", total_steps=1
+    )
+    source, elsewhere = "https://u:pw@h/x", "https://u:pw@h/y"
+    config = Config(model=ModelConfig(pretrained=source), data=DataConfig(train=source))
+    saved = dump_config(config)
+    for text in (saved, saved.replace("https://***@h/x", source)):
+        (tmp_path / "run_config.yaml").write_text(text)
+        check_changes(tmp_path, facts, config, facts)
+    assert not caplog.messages
+    other = replace(config, model=ModelConfig(pretrained=elsewhere))
+    with pytest.raises(UserError, match=r"pretrained: https://\*\*\*@h/x -> https://\*\*\*@h/y"):
+        check_changes(tmp_path, facts, other, facts)
+    check_changes(tmp_path, facts, replace(other, run=RunConfig(allow_config_change=True)), facts)
+    assert "https://***@h/y" in caplog.text
+    assert "pw" not in caplog.text

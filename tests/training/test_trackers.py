@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from anynet_dist.training.tracking import read_records
 from tests.conftest import Start
@@ -130,13 +131,41 @@ def test_no_secret_reaches_any_file_of_a_run(
         "HF_TOKEN": "hf_planted_in_the_environment",
     }
     secrets |= {"AWS_SECRET_ACCESS_KEY": "planted+too", "HUGGING_FACE_HUB_TOKEN": "hf_planted_as_well"}
-    running = start("train", blobs_config, "--tracking.tensorboard", "true", *ONLINE, **secrets)
+    options = ("--tracking.tensorboard", "true", "--tracking.tags", "https://u:planted-as-tag@h", *ONLINE)
+    running = start("train", blobs_config, *options, **secrets)
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 10
-    for secret in secrets.values():
+    for secret in (*secrets.values(), "planted-as-tag"):
         assert secret not in output
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["command"]
     assert os.environ["WANDB_API_KEY"] in secrets.values()
+
+
+def test_no_credentials_of_an_option_reach_any_file_of_a_run(
+    blobs_config: Path, tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the config file and on the command line, in W&B's and TensorBoard's files, and in a restart."""
+    secrets = {"WANDB_API_KEY": f"{'0' * 31}mark-key3", "HF_TOKEN": "hf_mark-token"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    config = yaml.safe_load(blobs_config.read_text())
+    config["run"]["name"] = "https://mark-file@host/"
+    blobs_config.write_text(yaml.safe_dump(config))
+    options = ["--tracking.tags=h?token=mark-query", '["https://u:mark-json@host/"]', "s3://K:mark/slash@b"]
+    options += ["--tracking.wandb", "offline", "--tracking.tensorboard", "true", "--resume", "auto"]
+    launch("train", blobs_config, *options, "--train.epochs", "1")
+    again = launch("train", blobs_config, *options)
+    assert "changed since then: train.epochs" in again.stdout
+    assert "changed since then: tracking" not in again.stdout
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"config.yaml", "environment.json", "run_config.yaml", "console.log", "output.log"} <= names
+    assert any(name.startswith("events.out") for name in names)
+    assert [path for path in files if b"mark-" in path.read_bytes() or b"mark/" in path.read_bytes()] == []
+    assert sum(b"https://***@host/" in path.read_bytes() for path in files) >= 6
+    refused = launch("train", tmp_path / "run" / "config.yaml", check=False)
+    assert refused.returncode == 2
+    assert "tracking.tags: its credentials were removed when it was saved" in refused.stderr
