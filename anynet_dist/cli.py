@@ -14,15 +14,18 @@ import pkgutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 from anynet_dist import commands
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
+from anynet_dist.system.redaction import redact
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -63,12 +66,18 @@ class Parser(argparse.ArgumentParser):
         return f"{super().format_help()}\n{config_help()}"
 
 
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As python does, without credentials."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
 def run() -> int:
     """Run this process's command line and return the exit code; nothing but it can be this process's end.
 
     One rank of several ends without tearing python down: a thread of gloo that drops a tensor meanwhile
     would abort the process, with a run that is done (pytorch issue 190489).
     """
+    sys.excepthook = _print_traceback
     exit_codes: list[int] = []
     if distributed.world_size() > 1:
         atexit.register(_end_at_once, exit_codes)  # as the first of all, it is called as the last
@@ -106,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a disk that is full, a folder that cannot be written, a device that is gone
+        note_failure(error, UserError.exit_code, with_traceback=True)
+        where = f"{error.filename}: " if error.filename else ""
+        _print_error(UserError(f"{where}{error.strerror or error}"))
+        return UserError.exit_code
     except SystemExit as ended:
         if isinstance(ended.code, int) and ended.code:
             note_failure(ended, ended.code, with_traceback=True)

@@ -11,6 +11,7 @@ import pytest
 from anynet_dist import cli
 from anynet_dist.cli import Parser, main
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError
+from tests.conftest import ROOT
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -172,3 +173,25 @@ def test_a_script_may_choose_the_exit_code_of_a_stopped_run(monkeypatch: pytest.
     assert main([]) == 75
     monkeypatch.setenv("ANYNET_STOPPED_EXIT_CODE", "0")
     assert main([]) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_build_is_not_lost_with_its_output(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anynet_dist", "data", "build", "digits", "--out", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=full, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "val.beton.json").exists()
+
+
+def test_what_the_file_system_refuses_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    where = tmp_path / "file" / "folder"
+    command = [sys.executable, "-m", "anynet_dist", "train", str(ROOT / "configs" / "digits" / "demo.yaml")]
+    done = subprocess.run(
+        [*command, "--run.dir", str(where)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("anynet: error: ")
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anynet_dist.config.arguments import add_config_arguments
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.logging import setup_logging
+from anynet_dist.system.output import tolerate_lost_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
     """Carry out `anynet data ACTION`; raises UserError."""
     if args.action in ("build", "plan", "verify") and args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
+    if args.action == "build":
+        tolerate_lost_output()
     if args.action != "stage":
         setup_logging()
     actions = {"build": _build, "plan": _plan, "verify": _verify, "inspect": _inspect, "stage": _stage}

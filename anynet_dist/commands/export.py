@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
     """Export, say what was written and how exact it is, and upload it if asked."""
     from anynet_dist.system.errors import UserError
     from anynet_dist.system.logging import setup_logging
+    from anynet_dist.system.output import tolerate_lost_output
 
+    tolerate_lost_output()
     setup_logging()
     if args.private and not args.push:
         raise UserError("--private has no effect without --push OWNER/NAME")

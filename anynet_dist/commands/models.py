@@ -233,8 +233,10 @@ def _import(args: argparse.Namespace) -> None:
     from anynet_dist.models.sources import import_network, read_source
     from anynet_dist.system.files import check_outputs
     from anynet_dist.system.logging import setup_logging
+    from anynet_dist.system.output import tolerate_lost_output
     from anynet_dist.training.weights import NetworkDescription, save_network
 
+    tolerate_lost_output()
     setup_logging()
     check_outputs(args.out, overwrite=args.overwrite)
     described = _described(args.model, args.allow_plugins) if args.model else None

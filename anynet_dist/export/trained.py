@@ -9,9 +9,8 @@ from typing import Any
 from anynet_dist.models.anynet import AnyNet
 from anynet_dist.training.progress import PROGRESS, read_progress
 from anynet_dist.training.run_folder import RunFolder
-from anynet_dist.training.saving import AVERAGE
 from anynet_dist.training.tracking import read_records
-from anynet_dist.training.weights import NetworkDescription, find_weights, load_network, read_facts
+from anynet_dist.training.weights import AVERAGE, NetworkDescription, find_weights, load_network, read_facts
 
 SPLITS = ("test", "val")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -35,11 +36,9 @@ from anynet_dist.training.progress import (
     read_progress,
 )
 from anynet_dist.training.tracking import RunLog
-from anynet_dist.training.weights import write_tensors
+from anynet_dist.training.weights import AVERAGE, MODEL, write_tensors
 
 logger = logging.getLogger(__name__)
-
-NETWORK, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
 class CheckpointError(RunError):
@@ -114,7 +113,7 @@ def _write_part(state: TrainingState, partial: Path, own_statistics: dict[str, t
         torch.save(own_statistics, file)
     if not accelerator.is_main_process:
         return
-    write_tensors(partial / NETWORK, state.network)
+    write_tensors(partial / MODEL, state.network)
     if state.average:
         write_tensors(partial / AVERAGE, state.average.module)
     write_text(partial / CONFIG, dump_config(state.config))
@@ -138,7 +137,7 @@ def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
 
     def load_ours(models: list[nn.Module], folder: str) -> None:
         models.clear()
-        network.load_state_dict(load_file(Path(folder) / NETWORK))
+        network.load_state_dict(load_file(Path(folder) / MODEL))
 
     accelerator.register_save_state_pre_hook(drop_weights)
     accelerator.register_load_state_pre_hook(load_ours)
@@ -153,7 +152,7 @@ def restore(
     _restore_random_states(path, accelerator.process_index, circumstances.world_size)
     try:
         accelerator.load_state(str(path))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
         why = shorten(str(error), width=300, placeholder=" ...")
         raise UserError(f"{path} does not fit this network: {why}") from None
     # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
@@ -196,7 +195,7 @@ def _restore_random_states(path: Path, rank: int, world_size: int) -> None:
 
 def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:
     """Load only the weights of a checkpoint, and those of the moving average."""
-    network.load_state_dict(load_file(path / NETWORK))
+    network.load_state_dict(load_file(path / MODEL))
     if average:
         _load_average(path, average)
 
@@ -204,4 +203,4 @@ def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) 
 def _load_average(path: Path, average: WeightAverage) -> None:
     if not (path / AVERAGE).exists():
         logger.warning("%s has no moving average: it starts afresh from the weights", path)
-    average.module.load_state_dict(load_file(path / (AVERAGE if (path / AVERAGE).exists() else NETWORK)))
+    average.module.load_state_dict(load_file(path / (AVERAGE if (path / AVERAGE).exists() else MODEL)))
