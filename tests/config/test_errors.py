@@ -35,7 +35,9 @@ Errors = Callable[..., list[str]]
         ("{optim: {lr: {}}}", "optim.lr: must be a number > 0 (got {})"),
         ("{data: {augment: {flip: 'true'}}}", "data.augment.flip: must be true or false (got 'true')"),
         ("{data: {augment: {flip: yes}}}", "data.augment.flip: must be true or false (got 'yes')"),
-        ("{data: {mean: [1, 2]}}", "data.mean: must be a list of 3 numbers (got [1, 2])"),
+        ("{data: {mean: [1, 2]}}", "data.mean: must be a list of 3 numbers >= 0 and <= 1 (got [1, 2])"),
+        ("{data: {mean: [124, 116, 104]}}", "data.mean: must be a list of 3 numbers >= 0 and <= 1 (got [124, 116, 104])"),
+        ("{data: {std: [0.2, 0.2, 0]}}", "data.std: must be a list of 3 numbers > 0 (got [0.2, 0.2, 0])"),
         (
             "{model: {strides: [1, x]}}",
             "model.strides: must be a whole number >= 1 or a list of whole numbers >= 1 (got [1, 'x'])",
