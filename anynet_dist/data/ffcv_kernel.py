@@ -34,9 +34,11 @@ from anynet_dist.data.augment import (
 from anynet_dist.data.beton_format import JPEG
 from anynet_dist.data.ffcv_parts import cast_int_to_byte_ptr as _pointer
 from anynet_dist.data.ffcv_parts import libffcv
+from anynet_dist.data.jpeg_header import jpeg_size
 
-DAMAGED, UNREADABLE = 1, 2
-"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, or its bytes cannot be read."""
+DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
+"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, its bytes cannot be read, or it
+is not of the size that the table says."""
 
 
 def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
@@ -89,6 +91,9 @@ def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     return data, True
 
 
+_jpeg_size = _compiled()(jpeg_size)
+
+
 @_compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
     """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
@@ -100,6 +105,11 @@ def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyp
     image = np.empty((height, width, 3), np.uint8)
     if not whole:
         return image, 0, UNREADABLE
+    stated_height, stated_width = _jpeg_size(data)
+    if stated_height == 0 or stated_width == 0:
+        return image, 0, DAMAGED
+    if stated_height != height or stated_width != width:  # FFCV would fill `image` in part, or wrongly
+        return image, 0, MISFIT
     status = _imdecode(
         data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
     )

@@ -9,8 +9,8 @@ from anynet_dist.system.errors import UserError
 
 CHANNELS = ("red", "green", "blue")
 CONSTANT = 1e-4
-"""A measured deviation (in 0..1) below this, a fortieth of a grey level, is a constant channel's: what is left
-are rounding errors and a few stray pixels."""
+"""A measured deviation (in 0..1) below this, a fortieth of a grey level, is a constant channel's: what is
+left are rounding errors and a few stray pixels."""
 SMALLEST = 1e-12
 """Deviations below this are refused, for they would make pixels infinite in float32."""
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from anynet_dist.data.beton_file import BetonFile
 from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
+from anynet_dist.data.jpeg_header import jpeg_size
 from anynet_dist.system.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -101,12 +102,15 @@ class BetonSamples:
         shape = (int(table.heights[index]), int(table.widths[index]), 3)
         if table.modes[index] != JPEG:
             return np.frombuffer(data, np.uint8).reshape(shape)
+        stated = jpeg_size(data)
+        if all(stated) and stated != shape[:2]:
+            raise self.file.misfit(index, stated)
         try:
             image = decode(data)
         except Exception as error:  # decoders raise all kinds of errors
-            raise BetonError(f"{self.name(index)}: its JPEG is damaged: {error}") from error
+            raise BetonError(f"{self.name(index)}: cannot be decoded: {error}") from error
         if image.shape != shape:
-            raise BetonError(f"{self.name(index)}: is {image.shape[:2]}, but the table says {shape[:2]}")
+            raise self.file.misfit(index, image.shape[:2])
         return image
 
     def name(self, index: int) -> str:

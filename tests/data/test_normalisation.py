@@ -47,9 +47,8 @@ def test_a_constant_channel_is_not_scaled_and_that_is_told_once(
     assert train.std is not None
     assert train.std[2] == 1
     assert train.std[:2] == pytest.approx((0.29, 0.29), abs=0.01)
-    assert caplog.messages == [
-        f"{no_blue}: its images are constant in blue, which is not scaled (std 1); data.std sets something else"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith(f"{no_blue}: its images are constant in blue, which is not scaled (std 1)")
 
 
 @pytest.mark.parametrize("measured", [0.0, 3.5e-9])
