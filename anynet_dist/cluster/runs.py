@@ -13,6 +13,7 @@ from typing import Any
 from anynet_dist.cluster.queue import job_states
 from anynet_dist.cluster.submission import SUBMITTED
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import read_regular_file
 from anynet_dist.system.lock import is_held
 from anynet_dist.training.run_folder import RunFolder
 
@@ -168,7 +169,7 @@ def _records(folder: RunFolder) -> list[dict[str, Any]]:
     """The log, but for a last line that is just being written."""
     records = []
     try:
-        lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+        lines = read_regular_file(folder.metrics).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     for line in lines:
@@ -181,7 +182,7 @@ def _records(folder: RunFolder) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_regular_file(path))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

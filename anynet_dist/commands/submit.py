@@ -68,12 +68,14 @@ def _job(args: argparse.Namespace) -> Job:
 
     from anynet_dist.cluster.submission import Job
     from anynet_dist.config import load_config
+    from anynet_dist.system.files import require_regular_file
     from anynet_dist.training.run_folder import check_folder, folder_of
 
     if args.members and (args.nodes > 1 or args.launcher == "none"):
         raise UserError("a member of a sweep (--members) runs on one node with a launcher")
     if args.at_once and not args.members:
         raise UserError("--at-once is for sweeps: it needs --members")
+    require_regular_file(args.config)  # also what the shell hands over, for the job cannot read it
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
     name = config.run.name or loaded.path.stem

@@ -12,7 +12,6 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anynet_dist.data.augment import Augmentation, Resize, SampleTransform
@@ -20,10 +19,19 @@ from anynet_dist.data.beton import open_beton
 from anynet_dist.data.beton_format import BetonTable
 from anynet_dist.data.normalisation import constant_channels, scale
 from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
-from anynet_dist.data.samples import BetonSamples, FolderSamples, Samples, class_names
+from anynet_dist.data.samples import (
+    BetonSamples,
+    FolderSamples,
+    ImageError,
+    Samples,
+    class_names,
+    open_image,
+    reason,
+)
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.files import require_regular_file
 
 log = logging.getLogger(__name__)
 
@@ -342,9 +350,11 @@ def _folder_shape(folder: FolderSamples) -> tuple[int, int] | None:
     """(height, width) if 64 images, spread over the folder, are of one size."""
     shapes = set()
     for index in np.unique(np.linspace(0, len(folder.labels) - 1, 64).astype(int)):
+        path = folder.path(index)
+        require_regular_file(path)
         try:
-            with Image.open(folder.path(index)) as image:
+            with open_image(path) as image:
                 shapes.add((image.height, image.width))
-        except OSError as error:
-            raise UserError(f"{folder.path(index)}: cannot be read as an image: {error}") from error
+        except Exception as error:  # decoders raise all kinds of errors
+            raise ImageError(f"{path}: cannot be read as an image: {reason(error)}") from error
     return shapes.pop() if len(shapes) == 1 else None

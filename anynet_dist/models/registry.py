@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.files import not_a_file
 
 Part = type[nn.Module]
 PartClass = TypeVar("PartClass", bound=Part)
@@ -140,7 +141,7 @@ def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 def _load_plugin(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"plugin {path}: no such file")
+        raise UserError(f"plugin {path}: {not_a_file(path) or 'no such file'}")
     # Two plug-ins may share a file name, so the module's name carries a hash of the whole path.
     name = f"anynet_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:

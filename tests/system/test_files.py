@@ -1,9 +1,28 @@
 import hashlib
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from anynet_dist.system.files import atomic_path, sha256_of, write_json, write_text
+from anynet_dist.cluster.runs import find_runs, statuses
+from anynet_dist.cluster.site import read_site
+from anynet_dist.cluster.submission import members_of
+from anynet_dist.config import load_config
+from anynet_dist.data.loaders import open_dataset
+from anynet_dist.models.registry import load_plugins
+from anynet_dist.models.sources import read_source
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import (
+    atomic_path,
+    read_regular_file,
+    require_regular_file,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from anynet_dist.training.weights import load_network
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -29,3 +48,50 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_checksum_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A named pipe that nobody writes to: opening it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    return tmp_path / "pipe.safetensors"
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        require_regular_file,
+        lambda path: read_source(str(path)),
+        load_network,
+        members_of,
+        read_site,
+        open_dataset,
+        load_config,
+        lambda path: load_plugins([path]),
+    ],
+)
+def test_a_pipe_that_the_user_names_is_refused_instead_of_waited_for(
+    opened: Callable[[Path], object], pipe: Path
+) -> None:
+    with pytest.raises(UserError, match=re.escape(str(pipe))):
+        opened(pipe)
+
+
+def test_a_pipe_in_a_run_folder_does_not_hold_up_its_status(tmp_path: Path) -> None:
+    for name in ("status.json", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    (status,) = statuses(find_runs([tmp_path]))
+    assert status.state == "unknown"
+
+
+def test_files_are_read_up_to_a_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_regular_file(tmp_path / "file", most=5) == b"12345"
+    require_regular_file(tmp_path / "file")
+    require_regular_file(tmp_path / "nothing")
+    with pytest.raises(OSError, match="has 5 bytes, more than the 4 allowed"):
+        read_regular_file(tmp_path / "file", most=4)
+    with pytest.raises(FileNotFoundError):
+        read_regular_file(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError):
+        read_regular_file(tmp_path)
