@@ -81,7 +81,11 @@ class FFCVLoader:
         self._running: _Epoch | None = None
         largest = max(transform.resolution, max_resolution or 0)
         self._loader = _SampleLoader(
-            table, replace(transform, resolution=largest), plan.batch_size, self.workers, batches_ahead
+            table,
+            replace(transform, resolution=largest),
+            min(plan.batch_size, plan.num_samples),
+            self.workers,
+            batches_ahead,
         )
 
     def __len__(self) -> int:

@@ -55,6 +55,12 @@ Errors = Callable[..., list[str]]
             )
             for word, value in [("no", "'no'"), ("off", "'off'"), ("false", "False"), ("32", "32")]
         ),
+        ("{train: {epochs: 1000000000000000000}}", "train.epochs: must be at most 1,000,000 (got 1,000,000,000,000,000,000)"),
+        ("{data: {train_res: 10000000}}", "data.train_res: must be at most 16,384 (got 10,000,000)"),
+        ("{train: {global_batch: 1000000000000000}}", "train.global_batch: must be at most 16,777,216 (got 1,000,000,000,000,000)"),
+        ("{data: {workers: 1000000}}", "data.workers: must be at most 1,024 (got 1,000,000)"),
+        ("{run: {seed: 4294967296}}", "run.seed: must be at most 4,294,967,295 (got 4,294,967,296)"),
+        ("{run: {timeout: 1e300}}", "run.timeout: must be at most 100,000 (got 1e+300)"),
         ("{model: resnet50}", "model: is a section of options (got 'resnet50')"),
         ("{optim: {lr: !!python/name:os.system x}}", "optim.lr: cannot be read as tag:yaml.org,2002:python/name:os.system"),
         ("{base: 3}", "base: must be the path of a config file, or a list of them (got 3)"),
