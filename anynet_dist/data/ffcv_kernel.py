@@ -1,6 +1,6 @@
 """The compiled part of the FFCV loader: one pass over a batch, in parallel over its samples.
 
-numba keeps the compiled code on disk, so only the first start ever waits for it. For that, FFCV's C
+The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it. For that, FFCV's C
 functions are known to it by name: code that holds their addresses could not be kept.
 
 Samples are read, not mapped into memory (see `beton_file`); of a raw one, only the rows that are needed.
@@ -9,12 +9,11 @@ Samples are read, not mapped into memory (see `beton_file`); of a raw one, only 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from numba import carray, njit, prange, types
+from numba import carray, prange, types
 
 from anynet_dist.data.augment import (
     FAILED,
@@ -35,6 +34,7 @@ from anynet_dist.data.beton_format import JPEG
 from anynet_dist.data.ffcv_parts import cast_int_to_byte_ptr as _pointer
 from anynet_dist.data.ffcv_parts import libffcv
 from anynet_dist.data.jpeg_header import jpeg_size
+from anynet_dist.data.kept_code import compiled
 
 DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
 """What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, its bytes cannot be read, or it
@@ -66,19 +66,7 @@ _resize = _external("anynet_ffcv_resize", libffcv.ctypes_resize, "qqqqqqqqqqq", 
 _pread = _external("anynet_pread", libffcv.libc.pread, "iqQq", types.int64)
 
 
-def _compiled(**options: Any) -> Callable[..., Any]:
-    """numba's njit, kept on disk where there is a folder to write to."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # no such folder
-            return njit(nogil=True, **options)(function)
-
-    return decorate
-
-
-@_compiled()
+@compiled()
 def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     """`size` bytes of an open file from `start` on, and whether they could be read."""
     data = np.empty(size, np.uint8)
@@ -91,10 +79,10 @@ def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     return data, True
 
 
-_jpeg_size = _compiled()(jpeg_size)
+_jpeg_size = compiled()(jpeg_size)
 
 
-@_compiled()
+@compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
     """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
     them, and what to note as FAILED."""
@@ -116,7 +104,7 @@ def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyp
     return image, 0, 0 if status == 0 else DAMAGED
 
 
-@_compiled()
+@compiled()
 def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
     """What `augment.place` does with image[top:, left:], in loops that compile well; a test holds the two
     together."""
@@ -146,13 +134,13 @@ def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
     _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
 
 
-@_compiled()
+@compiled()
 def _reflected(place, size):  # type: ignore[no-untyped-def]
     """A place beyond the edge, mirrored at it: -1 is 1, `size` is size - 2."""
     return size - 1 - abs(size - 1 - abs(place))
 
 
-@_compiled()
+@compiled()
 def _mirror(source, target, width):  # type: ignore[no-untyped-def]
     """Copy `width` pixels of 3 bytes from one address to another, in reverse order."""
     pixels = carray(_pointer(source), 3 * width)
@@ -163,7 +151,7 @@ def _mirror(source, target, width):  # type: ignore[no-untyped-def]
             mirrored[back + channel] = pixels[np.uint64(3) * x + channel]
 
 
-@_compiled()
+@compiled()
 def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
     for y in range(top, bottom):
         for x in range(left, right):
@@ -171,7 +159,7 @@ def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
                 out[y, x, channel] = fill[channel]
 
 
-@_compiled()
+@compiled()
 def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
     image, first, row[FAILED] = _read(file, start, size, height, width, mode, row)
     side, top, left = out.shape[0], row[TOP] - first, row[LEFT]
@@ -189,7 +177,7 @@ def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # t
         _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
     """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
     there those that fail.
