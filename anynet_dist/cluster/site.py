@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import require_regular_file
 
 VARIABLES = {
     "account": "ANYNET_ACCOUNT",
@@ -57,6 +58,7 @@ class Site:
 
 def read_site(path: Path) -> Site:
     """Let bash read the settings. Raises UserError where it cannot, or where a value makes no sense."""
+    require_regular_file(path)
     if not path.is_file():
         raise UserError(f"{path}: there are no such settings; copy slurm/site.example.sh and change it")
     command = ["bash", "-c", READ, "bash", str(path.resolve()), *VARIABLES.values()]

@@ -19,12 +19,14 @@ from typing import Any
 
 from anynet_dist.cluster.site import Site
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import check_outputs, write_json, write_text
+from anynet_dist.system.files import check_outputs, read_regular_file, write_json, write_text
 from anynet_dist.system.redaction import redact_values
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
 SUBMITTED = "submitted.json"
 MEMBERS = "members.txt"
+MOST_BYTES = 16 * 2**20
+"""Of a sweep's file of members."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +65,11 @@ class Submission:
 def members_of(file: Path) -> list[str]:
     """The lines of a sweep's file that stand for members. Raises UserError where there is none."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_regular_file(file, MOST_BYTES).decode("utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not a text file in UTF-8") from None
     members = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not members:
         raise UserError(f"{file}: has no members: one line of options a member")

@@ -72,6 +72,7 @@ def _job(args: argparse.Namespace) -> Job:
 
     from anynet_dist.cluster.submission import Job
     from anynet_dist.config import load_config
+    from anynet_dist.system.files import require_regular_file
     from anynet_dist.training.run_folder import check_folder, folder_of
 
     if args.members and (args.nodes > 1 or args.launcher == "none"):
@@ -79,6 +80,7 @@ def _job(args: argparse.Namespace) -> Job:
     for option, given in (("--at-once", args.at_once), ("--overwrite", args.overwrite)):
         if given and not args.members:
             raise UserError(f"{option} is for sweeps: it needs --members")
+    require_regular_file(args.config)  # also what the shell hands over, for the job cannot read it
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
     name = config.run.name or loaded.path.stem

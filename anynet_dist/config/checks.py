@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from anynet_dist.config.durations import parse_duration
@@ -17,8 +18,30 @@ class Conflict(NamedTuple):
     message: str
 
 
+MOST = {
+    "run.seed": 2**32 - 1,
+    "run.timeout": 100_000,
+    "data.workers": 1024,
+    "data.train_res": 2**14,
+    "data.start_res": 2**14,
+    "data.eval_res": 2**14,
+    "data.augment.randaugment_ops": 100,
+    "data.augment.repeats": 10_000,
+    "train.epochs": 10**6,
+    "train.max_steps": 10**9,
+    "train.global_batch": 2**24,
+    "train.max_device_batch": 2**24,
+    "eval.batch_size": 2**24,
+}
+"""Beyond these no run makes sense, and some would fill the memory or never end."""
+
+
 def conflicts(config: Config) -> Iterator[Conflict]:
-    """All contradictions in a config whose values are each valid."""
+    """All contradictions in a config whose values are each valid, and values beyond all bounds."""
+    for key, most in MOST.items():
+        value = attrgetter(key)(config)
+        if value is not None and value > most:
+            yield Conflict((key,), f"must be at most {most:,} (got {value:,})")
     yield from _run_conflicts(config)
     yield from _data_conflicts(config)
     yield from _schedule_conflicts(config)

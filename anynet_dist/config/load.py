@@ -16,10 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from anynet_dist.config.checks import conflicts, without_effect
 from anynet_dist.config.options import Option, nearest_key, options, sections
 from anynet_dist.config.overrides import read_overrides
-from anynet_dist.config.problems import ConfigError, Problem, Source
-from anynet_dist.config.reader import Settings, read_config
+from anynet_dist.config.problems import ConfigError, Problem, Source, shorten
+from anynet_dist.config.reader import Settings, is_handed_over, read_config
 from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import nearest_name
+from anynet_dist.system.files import not_a_file
 from anynet_dist.system.redaction import MARK, is_redacted
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ def load_config(
     value whose credentials were removed, as in a run's own config, is refused unless it is `only_to_look`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError([Problem(str(path), _no_file(overrides))])
+    instead = None if is_handed_over(path) else not_a_file(path)
+    if instead or not path.exists():
+        raise ConfigError([Problem(str(path), instead or _no_file(overrides))])
     problems: list[Problem] = []
     settings = read_config(path, problems) | read_overrides(overrides, problems)
     settings = _known_settings(settings, problems)
@@ -71,7 +73,8 @@ def _known_settings(settings: Settings, problems: list[Problem]) -> Settings:
         elif key not in sections():
             problems.append(Problem(key, _unknown_key(key), setting.source))
         elif setting.value not in (None, {}):  # a section left empty, say with all its lines commented out
-            problems.append(Problem(key, f"is a section of options (got {setting.value!r})", setting.source))
+            got = shorten(repr(setting.value))
+            problems.append(Problem(key, f"is a section of options (got {got})", setting.source))
     return known
 
 
@@ -133,7 +136,8 @@ def _option_at(location: Sequence[int | str]) -> str:
 
 def _invalid_value(option: Option, settings: Settings) -> Problem:
     value, source = settings[option.key].value, settings[option.key].source
-    return Problem(option.key, f"must be {option.expected}{_hint(option, value)} (got {value!r})", source)
+    got = shorten(repr(value))
+    return Problem(option.key, f"must be {option.expected}{_hint(option, value)} (got {got})", source)
 
 
 def _hint(option: Option, value: object) -> str:

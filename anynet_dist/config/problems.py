@@ -45,6 +45,11 @@ class Problem:
         return f"{where}: {self.message}"
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """The text, or its start where it is too long for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class ConfigError(UserError):
     """A config that cannot be used. The message has one line a problem, in the order of files and lines."""
 

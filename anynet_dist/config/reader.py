@@ -16,8 +16,17 @@ from typing import Any
 import yaml
 
 from anynet_dist.config.problems import ConfigError, Problem, Setting, Source
+from anynet_dist.system.files import not_a_file
 
 Settings = dict[str, Setting]
+
+_OPEN_FILES = (Path("/dev/fd"), Path("/proc/self/fd"))
+
+MOST_BYTES = 2**20
+MOST_VALUES = 10_000
+"""Keys and values of a file, each alias counted as what it stands for."""
+MOST_LEVELS = 20
+_MOST_DIGITS = 20  # what is longer is beyond 64 bits, and in the thousands python refuses to read it
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {
@@ -28,8 +37,44 @@ _PLAIN = {
 }
 
 
+class _Unbounded(yaml.MarkedYAMLError):
+    """Valid YAML that would be too much to read."""
+
+
 class _Loader(yaml.SafeLoader):
+    """Refuses what would grow beyond all bounds, by nesting or when its aliases are expanded."""
+
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML copies it before adding to it
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.level = 0
+        self.sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark: Any = self.peek_event().start_mark
+        is_alias = self.check_event(yaml.AliasEvent)
+        if self.level == MOST_LEVELS:
+            raise _Unbounded(problem=f"more than {MOST_LEVELS} levels deep", problem_mark=mark)
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        if is_alias and node not in self.sizes:  # not yet composed to its end
+            raise _Unbounded(problem="an anchor contains an alias of itself", problem_mark=mark)
+        if node is not None and self._size(node) > MOST_VALUES:
+            problem = f"more than {MOST_VALUES:,} keys and values, aliases expanded"
+            raise _Unbounded(problem=problem, problem_mark=mark)
+        return node
+
+    def _size(self, node: yaml.Node) -> int:
+        """Keys and values in a node whose parts have been composed; a long text counts as several."""
+        if node not in self.sizes:
+            parts = node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in node.value for part in pair]
+            inside = len(parts) // 100 if isinstance(parts, str) else sum(self.sizes[part] for part in parts)
+            self.sizes[node] = 1 + inside
+        return self.sizes[node]
 
 
 class PlainDumper(yaml.SafeDumper):
@@ -46,7 +91,7 @@ def read_config(path: Path, problems: list[Problem]) -> Settings:
 
     Raises ConfigError where a file cannot be read at all.
     """
-    return _read(path, problems, ())
+    return _read(path, problems, (), {})
 
 
 def parse_value(text: str) -> Any:
@@ -58,7 +103,12 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _read(path: Path, problems: list[Problem], above: tuple[str, ...]) -> Settings:
+def _read(
+    path: Path, problems: list[Problem], above: tuple[str, ...], done: dict[Path, Settings]
+) -> Settings:
+    """The settings of a file that is a base of those `above`; files that were `done` are not read again."""
+    if path in done:
+        return done[path]
     root = _compose(path)
     own: Settings = {}
     if root is not None:
@@ -72,14 +122,18 @@ def _read(path: Path, problems: list[Problem], above: tuple[str, ...]) -> Settin
             circle = " -> ".join([*chain[chain.index(str(base)) :], str(base)])
             raise _fatal(bases, f"goes round in a circle: {circle}")
         if not base.is_file():
-            raise _fatal(bases, f"there is no file '{base}'")
-        settings |= _read(base, problems, chain)
-    return settings | own
+            instead = not_a_file(base)
+            raise _fatal(bases, f"'{base}' {instead}" if instead else f"there is no file '{base}'")
+        if len(chain) == MOST_LEVELS:
+            raise _fatal(bases, f"more than {MOST_LEVELS} files deep")
+        settings |= _read(base, problems, chain, done)
+    done[path] = settings | own
+    return done[path]
 
 
 def _compose(path: Path) -> yaml.Node | None:
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.compose(_text_of(path), Loader=_Loader)
     except OSError as error:
         raise ConfigError([Problem(str(path), f"cannot read it: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
@@ -87,11 +141,23 @@ def _compose(path: Path) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         source = Source(file=str(path), line=mark.line + 1 if mark else 1)
-        raise ConfigError(
-            [Problem("", f"not valid YAML: {error.problem or error.context}", source)]
-        ) from error
+        kind = "" if isinstance(error, _Unbounded) else "not valid YAML: "
+        raise ConfigError([Problem("", f"{kind}{error.problem or error.context}", source)]) from error
     except yaml.YAMLError as error:
         raise ConfigError([Problem(str(path), f"not valid YAML: {str(error).splitlines()[0]}")]) from error
+
+
+def is_handed_over(path: Path) -> bool:
+    """Whether the shell gave an open pipe in place of a file: `anynet train <(command)`, or /dev/stdin."""
+    return path.is_fifo() and (path == Path("/dev/stdin") or path.parent in _OPEN_FILES)
+
+
+def _text_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ConfigError([Problem(str(path), f"is larger than {MOST_BYTES:,} bytes, so it is no config")])
+    return data.decode("utf-8")
 
 
 class _Reader:
@@ -105,10 +171,7 @@ class _Reader:
         if root.tag != f"{_TAG}map" or not isinstance(root, yaml.MappingNode):
             self._problem("", "must be keys and values, such as 'optim:' with 'lr: 0.4' below it", root)
             return
-        try:
-            self._mapping(root, "")
-        except RecursionError:
-            self._problem("", "an anchor contains an alias of itself", root)
+        self._mapping(root, "")
 
     def _mapping(self, mapping: yaml.MappingNode, prefix: str) -> None:
         for key_node, value_node in mapping.value:
@@ -154,7 +217,7 @@ def _scalar(text: str, tag: str) -> Any:
     if tag == "float":
         return float(text) if math.isfinite(float(text)) else text
     if tag == "int":
-        return int(text)
+        return int(text) if len(text) <= _MOST_DIGITS else text
     return text.lower() == "true" if tag == "bool" else None
 
 

@@ -13,6 +13,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
+Level = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Interval = Annotated[
     str,
@@ -175,10 +176,11 @@ class DataConfig:
     eval_resize: Literal["auto", "bilinear", "area"] = "auto"
     """How it is resized: `area` as FFCV does, `bilinear` (antialiased) as torchvision does, `auto` what
     comes with the loader."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Level, Level, Level] | None = None
     """Mean colour in 0..1 taken off each pixel. Default: what was measured when the data was built."""
     std: tuple[Positive, Positive, Positive] | None = None
-    """Standard deviation in 0..1 by which each pixel is divided. Default: as for the mean."""
+    """Standard deviation in 0..1 by which each pixel is divided. Default: as for the mean, but 1 for a
+    channel that is constant."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes to training images."""
 

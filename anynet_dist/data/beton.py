@@ -21,9 +21,17 @@ from anynet_dist.data.beton_writer import WriteOptions, Written, compare, write
 from anynet_dist.data.build_lock import build_lock
 from anynet_dist.data.estimate import check_room, estimate, full_disk_is_named
 from anynet_dist.data.progress import progress_bar
+from anynet_dist.data.samples import LIMIT_VARIABLE, pixel_limit
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, check_outputs, regular_target, sha256_of, write_json
+from anynet_dist.system.files import (
+    atomic_path,
+    check_outputs,
+    regular_target,
+    require_regular_file,
+    sha256_of,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from anynet_dist.data.samples import Samples
@@ -166,9 +174,12 @@ def build_beton(
 
 def open_beton(path: Path) -> tuple[BetonTable, Sidecar]:
     """The checked table and sidecar of a .beton file, in milliseconds; raises BetonError."""
-    if not path.is_file():
+    for file in (path, sidecar_path(path), checksums_path(path)):
+        require_regular_file(file)
+    if not path.exists():
         raise BetonError(f"{path}: no such file; make it with 'anynet data build'")
     table, sidecar = read_table(path), _read_sidecar(path)
+    _check_pixels(table)
     if int(table.labels.max()) >= len(sidecar.classes):
         raise BetonError(
             f"{path}: has label {table.labels.max()}, its sidecar {len(sidecar.classes)} classes"
@@ -211,6 +222,17 @@ def _read_sidecar(path: Path) -> Sidecar:
         ) from error
     except (OSError, ValidationError) as error:
         raise BetonError(f"{sidecar}: not a sidecar of this version; build it again: {error}") from error
+
+
+def _check_pixels(table: BetonTable) -> None:
+    """Refuse images that would exhaust the memory when decoded; `data build` stores none."""
+    pixels = table.heights * table.widths
+    largest = int(pixels.argmax())
+    if pixels[largest] > pixel_limit():
+        raise BetonError(
+            f"{table.path}: sample {largest}: {table.widths[largest]}x{table.heights[largest]} pixels exceed "
+            f"the limit of {pixel_limit()}; {LIMIT_VARIABLE} sets another"
+        )
 
 
 def _check_labels(samples: Samples, classes: tuple[str, ...], path: Path) -> None:

@@ -72,6 +72,14 @@ class BetonFile:
         """What to raise for a sample that cannot be read though the file seems to be what it was."""
         return BetonError(f"{self.table.path}: sample {index}: cannot be read: {reason or 'the disk failed'}")
 
+    def misfit(self, index: int, found: tuple[int, int]) -> BetonError:
+        """What to raise for a sample whose JPEG is of another size (height, width) than the table says."""
+        table, (height, width) = self.table, found
+        return BetonError(
+            f"{table.path}: sample {index}: its JPEG has {width}x{height} pixels, but the table says "
+            f"{table.widths[index]}x{table.heights[index]}; build it again with 'anynet data build'"
+        )
+
     def __del__(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)

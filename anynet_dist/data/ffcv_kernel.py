@@ -1,6 +1,6 @@
 """The compiled part of the FFCV loader: one pass over a batch, in parallel over its samples.
 
-numba keeps the compiled code on disk, so only the first start ever waits for it. For that, FFCV's C
+The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it. For that, FFCV's C
 functions are known to it by name: code that holds their addresses could not be kept.
 
 Samples are read, not mapped into memory (see `beton_file`); of a raw one, only the rows that are needed.
@@ -9,12 +9,11 @@ Samples are read, not mapped into memory (see `beton_file`); of a raw one, only 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from numba import carray, njit, prange, types
+from numba import carray, prange, types
 
 from anynet_dist.data.augment import (
     FAILED,
@@ -34,9 +33,12 @@ from anynet_dist.data.augment import (
 from anynet_dist.data.beton_format import JPEG
 from anynet_dist.data.ffcv_parts import cast_int_to_byte_ptr as _pointer
 from anynet_dist.data.ffcv_parts import libffcv
+from anynet_dist.data.jpeg_header import jpeg_size
+from anynet_dist.data.kept_code import compiled
 
-DAMAGED, UNREADABLE = 1, 2
-"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, or its bytes cannot be read."""
+DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
+"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, its bytes cannot be read, or it
+is not of the size that the table says."""
 
 
 def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
@@ -64,19 +66,7 @@ _resize = _external("anynet_ffcv_resize", libffcv.ctypes_resize, "qqqqqqqqqqq", 
 _pread = _external("anynet_pread", libffcv.libc.pread, "iqQq", types.int64)
 
 
-def _compiled(**options: Any) -> Callable[..., Any]:
-    """numba's njit, kept on disk where there is a folder to write to."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # no such folder
-            return njit(nogil=True, **options)(function)
-
-    return decorate
-
-
-@_compiled()
+@compiled()
 def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     """`size` bytes of an open file from `start` on, and whether they could be read."""
     data = np.empty(size, np.uint8)
@@ -89,7 +79,10 @@ def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     return data, True
 
 
-@_compiled()
+_jpeg_size = compiled()(jpeg_size)
+
+
+@compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
     """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
     them, and what to note as FAILED."""
@@ -100,13 +93,18 @@ def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyp
     image = np.empty((height, width, 3), np.uint8)
     if not whole:
         return image, 0, UNREADABLE
+    stated_height, stated_width = _jpeg_size(data)
+    if stated_height == 0 or stated_width == 0:
+        return image, 0, DAMAGED
+    if stated_height != height or stated_width != width:  # FFCV would fill `image` in part, or wrongly
+        return image, 0, MISFIT
     status = _imdecode(
         data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
     )
     return image, 0, 0 if status == 0 else DAMAGED
 
 
-@_compiled()
+@compiled()
 def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
     """What `augment.place` does with image[top:, left:], in loops that compile well; a test holds the two
     together."""
@@ -136,13 +134,13 @@ def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
     _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
 
 
-@_compiled()
+@compiled()
 def _reflected(place, size):  # type: ignore[no-untyped-def]
     """A place beyond the edge, mirrored at it: -1 is 1, `size` is size - 2."""
     return size - 1 - abs(size - 1 - abs(place))
 
 
-@_compiled()
+@compiled()
 def _mirror(source, target, width):  # type: ignore[no-untyped-def]
     """Copy `width` pixels of 3 bytes from one address to another, in reverse order."""
     pixels = carray(_pointer(source), 3 * width)
@@ -153,7 +151,7 @@ def _mirror(source, target, width):  # type: ignore[no-untyped-def]
             mirrored[back + channel] = pixels[np.uint64(3) * x + channel]
 
 
-@_compiled()
+@compiled()
 def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
     for y in range(top, bottom):
         for x in range(left, right):
@@ -161,7 +159,7 @@ def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
                 out[y, x, channel] = fill[channel]
 
 
-@_compiled()
+@compiled()
 def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
     image, first, row[FAILED] = _read(file, start, size, height, width, mode, row)
     side, top, left = out.shape[0], row[TOP] - first, row[LEFT]
@@ -179,7 +177,7 @@ def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # t
         _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
     """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
     there those that fail.

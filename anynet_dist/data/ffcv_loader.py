@@ -41,6 +41,7 @@ from anynet_dist.data.ffcv_parts import (
     ToTensor,
     kept_threads,
 )
+from anynet_dist.data.jpeg_header import jpeg_size
 from anynet_dist.data.order import Indices, Plan, sample_keys
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers
@@ -80,7 +81,11 @@ class FFCVLoader:
         self._running: _Epoch | None = None
         largest = max(transform.resolution, max_resolution or 0)
         self._loader = _SampleLoader(
-            table, replace(transform, resolution=largest), plan.batch_size, self.workers, batches_ahead
+            table,
+            replace(transform, resolution=largest),
+            min(plan.batch_size, plan.num_samples),
+            self.workers,
+            batches_ahead,
         )
 
     def __len__(self) -> int:
@@ -269,10 +274,16 @@ class _Epoch(EpochIterator):
         failed = recipe[:, augment.FAILED]
         if failed.any():
             first = failed.argmax()
-            if failed[first] == ffcv_kernel.UNREADABLE:
-                raise self.loader.file.unreadable(samples[first])
-            raise BetonError(f"{self.table.path}: sample {samples[first]}: its JPEG is damaged")
+            raise self._failure(int(samples[first]), failed[first])
         return images, indices
+
+    def _failure(self, sample: int, reason: int) -> BetonError:
+        file = self.loader.file
+        if reason == ffcv_kernel.UNREADABLE:
+            return file.unreadable(sample)
+        if reason == ffcv_kernel.MISFIT:
+            return file.misfit(sample, jpeg_size(file.read(sample)))
+        return BetonError(f"{self.table.path}: sample {sample}: its JPEG is damaged")
 
     def _offer(self, item: object) -> bool:
         """Put into the queue; False when the epoch was left meanwhile."""

@@ -12,17 +12,26 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anynet_dist.data.augment import Augmentation, Resize, SampleTransform
 from anynet_dist.data.beton import open_beton
 from anynet_dist.data.beton_format import BetonTable
+from anynet_dist.data.normalisation import constant_channels, scale
 from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
-from anynet_dist.data.samples import BetonSamples, FolderSamples, Samples, class_names
+from anynet_dist.data.samples import (
+    BetonSamples,
+    FolderSamples,
+    ImageError,
+    Samples,
+    class_names,
+    open_image,
+    reason,
+)
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.files import require_regular_file
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +74,7 @@ class DataInfo:
     mean: tuple[float, float, float] | None
     """Per channel, in 0..1, of the images themselves; None for an image folder, where nobody computed it."""
     std: tuple[float, float, float] | None
+    """As for the mean; 1 for a channel that is constant, which is thus shifted but not scaled."""
     constant_shape: tuple[int, int] | None
     """(height, width) when all images are of one size (for a folder: as far as a few of them show), else
     None."""
@@ -103,12 +113,19 @@ def open_dataset(path: Path | str, classes: Sequence[str] | None = None) -> Data
     if classes is not None and tuple(classes) != sidecar.classes:
         raise UserError(f"{path}: its classes are not those of the training split")
     samples = BetonSamples(table)
+    constant = constant_channels(sidecar.std)
+    if constant and classes is None:  # the training split: nobody divides by the deviation of another
+        log.info(
+            "%s: its images are constant in %s, which is not scaled (std 1); data.std sets something else",
+            path,
+            " and ".join(constant),
+        )
     return DataInfo(
         path,
         len(table),
         sidecar.classes,
         sidecar.mean,
-        sidecar.std,
+        scale(sidecar.std),
         table.constant_shape,
         table.labels,
         samples,
@@ -157,11 +174,11 @@ def train_loader(
         repeats=repeats,
         drop_last=drop_last,
     )
+    transfer = Transfer(device, mean, std, channels_last)
     red, green, blue = (round(255 * value) for value in mean)
     transform = SampleTransform(
         resolution=resolution, augment=augment or Augmentation(), fill=(red, green, blue), seed=seed
     )
-    transfer = Transfer(device, mean, std, channels_last)
     name = _choose(data, loader, transform)
     return _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
 
@@ -333,9 +350,11 @@ def _folder_shape(folder: FolderSamples) -> tuple[int, int] | None:
     """(height, width) if 64 images, spread over the folder, are of one size."""
     shapes = set()
     for index in np.unique(np.linspace(0, len(folder.labels) - 1, 64).astype(int)):
+        path = folder.path(index)
+        require_regular_file(path)
         try:
-            with Image.open(folder.path(index)) as image:
+            with open_image(path) as image:
                 shapes.add((image.height, image.width))
-        except OSError as error:
-            raise UserError(f"{folder.path(index)}: cannot be read as an image: {error}") from error
+        except Exception as error:  # decoders raise all kinds of errors
+            raise ImageError(f"{path}: cannot be read as an image: {reason(error)}") from error
     return shapes.pop() if len(shapes) == 1 else None

@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anynet_dist.data.beton_file import BetonFile
 from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
+from anynet_dist.data.jpeg_header import jpeg_size
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import read_regular_file
 
 Pixels = NDArray[np.uint8]
+LIMIT_VARIABLE = "ANYNET_MAX_IMAGE_PIXELS"
+_UNLIMITED = 2**40
+_BYTES_PER_PIXEL = 8  # four channels of 16 bits, uncompressed
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
@@ -75,9 +81,9 @@ class FolderSamples:
         """Decode the file: JPEG by torchvision where it can, everything else by Pillow."""
         path = self.path(index)
         try:
-            return decode(path.read_bytes())
+            return decode(read_image_file(path))
         except Exception as error:  # decoders raise all kinds of errors
-            raise ImageError(f"{path}: cannot be read as an image: {error}") from error
+            raise ImageError(f"{path}: cannot be read as an image: {reason(error)}") from error
 
     def name(self, index: int) -> str:
         """The file's path."""
@@ -101,12 +107,15 @@ class BetonSamples:
         shape = (int(table.heights[index]), int(table.widths[index]), 3)
         if table.modes[index] != JPEG:
             return np.frombuffer(data, np.uint8).reshape(shape)
+        stated = jpeg_size(data)
+        if all(stated) and stated != shape[:2]:
+            raise self.file.misfit(index, stated)
         try:
             image = decode(data)
         except Exception as error:  # decoders raise all kinds of errors
-            raise BetonError(f"{self.name(index)}: its JPEG is damaged: {error}") from error
+            raise BetonError(f"{self.name(index)}: cannot be decoded: {error}") from error
         if image.shape != shape:
-            raise BetonError(f"{self.name(index)}: is {image.shape[:2]}, but the table says {shape[:2]}")
+            raise self.file.misfit(index, image.shape[:2])
         return image
 
     def name(self, index: int) -> str:
@@ -126,17 +135,65 @@ def class_names(root: Path) -> list[str]:
     return names
 
 
+def pixel_limit() -> int:
+    """The most pixels that an image may have: where Pillow takes one for a decompression bomb, at twice its
+    `Image.MAX_IMAGE_PIXELS`, unless the environment's ANYNET_MAX_IMAGE_PIXELS says otherwise."""
+    given = os.environ.get(LIMIT_VARIABLE)
+    if given is not None:
+        if not given.isdecimal() or int(given) < 1:
+            raise UserError(f"{LIMIT_VARIABLE} must be a whole number of pixels >= 1, not '{given}'")
+        Image.MAX_IMAGE_PIXELS = -(-int(given) // 2)
+    return 2 * (Image.MAX_IMAGE_PIXELS or _UNLIMITED)
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file; raises OSError, also for what is no file or larger than an image may be."""
+    return read_regular_file(path, most=_BYTES_PER_PIXEL * pixel_limit())
+
+
+def reason(error: Exception) -> str:
+    """Why an image could not be read, without its path, which the system's errors repeat."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def decode(data: bytes) -> Pixels:
     """Decode an encoded image to RGB, shape (H, W, 3), uint8, turned as its EXIF tag says.
 
-    Grey, palette, CMYK, 16-bit and transparent images are converted.
+    Grey, palette, CMYK, 16-bit and transparent images are converted. Raises ImageError where the image has
+    more than `pixel_limit()` pixels, before any of them is decoded, and whatever the decoders raise.
     """
     if data[:2] == b"\xff\xd8":
+        height, width = jpeg_size(data)
+        if height * width > pixel_limit():
+            raise _too_many(f"Image size ({height * width} pixels) exceeds limit of {pixel_limit()} pixels")
         image = _decode_jpeg(data)
         if image is not None:
             return image
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_image(io.BytesIO(data)) as opened:
         return to_rgb(opened)
+
+
+@contextmanager
+def open_image(source: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """An image opened by Pillow, with its size but not its pixels read.
+
+    Raises ImageError where it has more than `pixel_limit()` pixels.
+    """
+    pixel_limit()  # sets Pillow's
+    try:
+        with warnings.catch_warnings():  # Pillow warns at half of its limit
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise _too_many(str(error).partition(",")[0]) from None
+    except UnidentifiedImageError:
+        raise ImageError("is of no known image format, or damaged") from None
+    with opened:
+        yield opened
+
+
+def _too_many(message: str) -> ImageError:
+    return ImageError(f"{message}; make it smaller, or raise the limit with {LIMIT_VARIABLE}")
 
 
 def _decode_jpeg(data: bytes) -> Pixels | None:

@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from anynet_dist.data.normalisation import check_normalisation
+
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,8 @@ class Transfer:
     def __init__(
         self, device: torch.device, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
     ) -> None:
-        """`mean` and `std` are per channel, in 0..1."""
+        """`mean` and `std` are per channel, in 0..1; raises UserError where these cannot normalise."""
+        check_normalisation(mean, std)
         self.device, self.channels_last = device, channels_last
         self._mean = torch.tensor([255 * value for value in mean], device=device)
         self._inverse_std = torch.tensor([1 / (255 * value) for value in std], device=device)

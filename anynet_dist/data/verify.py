@@ -58,8 +58,8 @@ class _Inspector:
     def _fault(self, index: int) -> str | None:
         try:
             self.samples.image(index)
-        except BetonError:
-            return "cannot be decoded"
+        except BetonError as error:
+            return str(error).removeprefix(f"{self.samples.name(index)}: ")
         if self.checksums is not None and zlib.crc32(self.samples.stored(index)) != self.checksums[index]:
             return "its bytes changed"
         return None

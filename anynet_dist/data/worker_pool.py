@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from anynet_dist.data.workers import end_with_parent, process_context
+from anynet_dist.data.workers import end_with_parent, most_workers, process_context
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import STOP_SIGNALS, stop_signals_held
 
@@ -28,6 +28,8 @@ def map_ranges(
 
     With one worker it runs in this process. Raises UserError when a worker process is killed.
     """
+    if not 1 <= workers <= most_workers():
+        raise UserError(f"workers must be between 1 and {most_workers()}, not {workers}")
     ranges = [(first, min(first + chunk, count)) for first in range(0, count, chunk)]
     if workers == 1:
         yield from (function(*bounds) for bounds in ranges)

@@ -27,18 +27,24 @@ def usable_cores() -> tuple[int, str]:
     return limits[reason], reason
 
 
+def most_workers() -> int:
+    """As many as may help even where each waits for a slow disk most of the time; more would only take
+    memory."""
+    return max(32, 16 * usable_cores()[0])
+
+
 def choose_workers(requested: int | None, local_world: int, limit: int | None = None) -> int:
     """Threads or processes for one rank's loader: `requested`, or an equal share of the cores, at least 1.
 
     `local_world` is the number of ranks on this machine, `limit` is what the library allows (numba's
     number of threads). Raises UserError when more is requested.
     """
-    if requested is not None:
-        if requested < 1 or (limit is not None and requested > limit):
-            allowed = f"between 1 and {limit}" if limit is not None else "at least 1"
-            raise UserError(f"workers must be {allowed}, not {requested}")
-        return requested
     cores, reason = usable_cores()
+    if requested is not None:
+        most = most_workers() if limit is None else limit
+        if not 1 <= requested <= most:
+            raise UserError(f"workers must be between 1 and {most}, not {requested}")
+        return requested
     if limit is not None and limit < cores:
         cores, reason = limit, "numba's number of threads"
     sharing = max(1, local_world // _slurm_tasks_here())

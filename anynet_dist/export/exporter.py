@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anynet_dist import __version__
+from anynet_dist.data.normalisation import check_normalisation
 from anynet_dist.export.fold import fold_batch_norm
 from anynet_dist.export.formats import GRAPH_FORMATS, INPUT, Function
 from anynet_dist.export.trained import TrainedNetwork
@@ -91,6 +92,7 @@ def export_network(
             f"--to {WEIGHTS} holds the weights of the network as it was trained; --with-normalisation and"
             f" --fold-bn change the network: use {', '.join(GRAPH_FORMATS)}"
         )
+    check_normalisation(trained.description.mean, trained.description.std)
     target = _target(trained, to, out)
     check_outputs(target, overwrite=overwrite)
     with atomic_path(target) as temporary:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from anynet_dist.data.augment import SampleTransform
 from anynet_dist.data.order import EvalPlan
-from anynet_dist.data.samples import IMAGE_SUFFIXES, Pixels, decode
+from anynet_dist.data.samples import IMAGE_SUFFIXES, Pixels, decode, read_image_file, reason
 from anynet_dist.data.torch_loader import TorchLoader
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.system.errors import UserError
@@ -102,11 +102,9 @@ def _images_below(folder: Path) -> list[Path]:
 def _read(file: Path) -> Pixels | str:
     """The image's pixels, or why it cannot be read."""
     try:
-        return decode(file.read_bytes())
-    except OSError as error:
-        return error.strerror or str(error)
+        return decode(read_image_file(file))
     except Exception as error:  # decoders raise all kinds of errors
-        return str(error)
+        return reason(error)
 
 
 class _Pictures:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.initialise import initialise_like_pycls, zero_residual_norms
+from anynet_dist.models.limits import check_memory, check_most
 from anynet_dist.models.listing import rename_listing_keys
 from anynet_dist.models.registry import get_block, get_head, get_stem, wanted_options
 from anynet_dist.models.spec import NetworkSpec, StageSpec
@@ -52,9 +55,12 @@ def build_anynet(**description: Any) -> AnyNet:
     """The network that the arguments of `network_spec` describe.
 
     Raises:
-        UserError: as `network_spec` does.
+        UserError: as `network_spec` does, and where its weights are larger than this machine's memory.
     """
-    return AnyNet(network_spec(**description))
+    spec = network_spec(**description)
+    if torch.get_default_device().type == "cpu":
+        check_memory(network_complexity(spec).params)
+    return AnyNet(spec)
 
 
 LISTING_KEYS = (
@@ -85,6 +91,7 @@ def anynet_from_params(params: Mapping[str, Any], num_classes: int = 10) -> AnyN
         raise UserError(f"params lacks {', '.join(missing)}")
     if params["block_type"] not in LISTING_BLOCKS:
         raise unknown_name("block_type", params["block_type"], LISTING_BLOCKS)
+    check_most("num_stages", "num_stages", params["num_stages"])
     block_type = LISTING_BLOCKS[params["block_type"]]
     # The dictionary always holds ratio and groups; the listing's VGG and inception blocks have neither.
     unused = () if block_type == "listing_bottleneck" else ("bottleneck_ratio", "group_width")

@@ -9,6 +9,8 @@ inception.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -155,7 +157,8 @@ def bottleneck_shape(width_out: int, bottleneck_ratio: float, group_width: int |
 
 def nearest_divisors(number: int, target: int) -> str:
     """The two divisors of `number` nearest to `target`, for an error message."""
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    divisors = sorted({*small, *(number // divisor for divisor in small)})
     nearest = sorted(divisors, key=lambda divisor: abs(divisor - target))[:2]
     return " or ".join(str(divisor) for divisor in sorted(nearest))
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anynet_dist.models.limits import check_side
 from anynet_dist.models.registry import Part, get_block, get_head, get_stem, wanted_options
 from anynet_dist.models.spec import NetworkSpec, StageSpec
 from anynet_dist.system.errors import UserError
@@ -189,6 +190,7 @@ def check_resolution(spec: NetworkSpec, resolution: Resolution) -> None:
     Raises:
         UserError: a stage with stride s receives a feature map smaller than s x s, or nothing is left of it.
     """
+    check_side(max(_sides(resolution)))
     problem = _resolution_problem(spec, resolution)
     if problem is None:
         return
@@ -224,10 +226,15 @@ def _starved_part(spec: NetworkSpec, resolution: Resolution) -> str | None:
 
 
 def _image(spec: NetworkSpec, resolution: Resolution) -> Tally:
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    height, width = _sides(resolution)
     if min(height, width) < 1:
         raise UserError(f"a resolution must be at least 1, not {resolution}")
+    check_side(max(height, width))
     return Tally(spec.stem.width_in, height, width)
+
+
+def _sides(resolution: Resolution) -> tuple[int, int]:
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
 
 
 def _walk(spec: NetworkSpec, tally: Tally) -> Iterator[str]:

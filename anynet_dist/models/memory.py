@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anynet_dist.models.anynet import AnyNet
 from anynet_dist.models.complexity import Resolution
+from anynet_dist.models.limits import MOST_BATCH, check_side
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.system.errors import UserError
 
@@ -66,11 +67,13 @@ def training_memory(
     """
     if batch_size < 1:
         raise UserError(f"a batch must have at least 1 image, not {batch_size}")
+    if batch_size > MOST_BATCH:
+        raise UserError(f"a batch must have at most {MOST_BATCH:,} images, not {batch_size:,}")
     side = (resolution, resolution) if isinstance(resolution, int) else resolution
+    check_side(max(side))
     with torch.device("meta"):
         network = AnyNet(spec).train()
-        images = torch.empty(batch_size, spec.stem.width_in, *side)
-    kept = _kept_for_backward(network, images)
+    kept = _kept_for_backward(network, (batch_size, spec.stem.width_in, *side))
     params = sum(parameter.numel() for parameter in network.parameters())
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     return TrainingMemory(
@@ -82,7 +85,7 @@ def training_memory(
     )
 
 
-def _kept_for_backward(network: nn.Module, images: Tensor) -> list[Tensor]:
+def _kept_for_backward(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
     """One tensor for each storage that autograd keeps, the network's own left out."""
     own = {_storage_of(tensor) for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
@@ -94,9 +97,9 @@ def _kept_for_backward(network: nn.Module, images: Tensor) -> list[Tensor]:
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            network(images)
+            network(torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the network cannot train on images {tuple(images.shape)}: {error}") from error
+        raise UserError(f"the network cannot train on images {shape}: {error}") from error
     return list(kept.values())
 
 

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.files import not_a_file
 
 Part = type[nn.Module]
 PartClass = TypeVar("PartClass", bound=Part)
@@ -185,7 +186,7 @@ def _module_name(path: Path) -> str:
 
 def _load_plugin(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"plugin {path}: no such file")
+        raise UserError(f"plugin {path}: {not_a_file(path) or 'no such file'}")
     name = _module_name(path)
     if name in sys.modules:
         return

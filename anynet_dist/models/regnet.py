@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anynet_dist.models.limits import check_blocks, check_most
 from anynet_dist.system.errors import UserError
 
 QUANTUM = 8
@@ -41,6 +42,8 @@ def regnet_stages(*, w0: int, wa: float, wm: float, depth: int) -> RegNetStages:
         )
     if depth < 1:
         raise UserError(f"RegNet needs a depth of at least 1, not {depth}")
+    check_blocks([depth])
+    check_most("the width of the last block", "num_channels", w0 + wa * (depth - 1))
     levels = [round(math.log((w0 + wa * j) / w0) / math.log(wm)) for j in range(depth)]
     block_widths = [round(w0 * wm**level / QUANTUM) * QUANTUM for level in levels]
     widths = tuple(sorted(set(block_widths)))

@@ -23,6 +23,7 @@ from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.convert import StateDict, convert_state_dict, our_names, unwrap_checkpoint
 from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError, nearest_name, unknown_name
+from anynet_dist.system.files import require_regular_file
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def read_source(source: str) -> Source:
     library, colon, name = source.partition(":")
     if colon and library in LIBRARIES:
         return LIBRARIES[library](name)
+    require_regular_file(source)
     if not Path(source).is_file():
         names = " or ".join(f"{library}:NAME" for library in LIBRARIES)
         raise UserError(f"{source}: there is no such file; name a file of weights, or {names}")

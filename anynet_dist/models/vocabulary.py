@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from anynet_dist.models.complexity import network_complexity
+from anynet_dist.models.limits import MOST, check_blocks, check_most, check_parameters
 from anynet_dist.models.registry import BLOCK_OPTIONS, get_block, get_head, get_stem, parameter_names
 from anynet_dist.models.regnet import compatible_widths
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
@@ -125,7 +126,8 @@ def _stage_count(values: Mapping[str, Any], num_stages: int | None) -> int:
         return int(_checked("num_stages", num_stages, whole=True))
     for key in PER_STAGE:
         if _is_list(values[key]):
-            return max(1, len(values[key]) - (key == "num_channels"))
+            count = max(1, len(values[key]) - (key == "num_channels"))
+            return int(_checked("num_stages", count, whole=True))
     raise UserError(
         "num_stages is missing: give it, or give num_blocks_per_stage as a list with one value a stage"
     )
@@ -172,6 +174,9 @@ def _checked(name: str, value: Any, whole: bool = False) -> Any:
         raise UserError(f"{name} must be at least 1, not {value}")
     if key == "bottleneck_ratio" and not value > 0:
         raise UserError(f"{name} must be above 0 (below 1 the bottleneck is inverted), not {value}")
+    if key == "bottleneck_ratio" and value * MOST[key] < 1:
+        raise UserError(f"{name} must be at least 1/{MOST[key]:,}, not {value:g}")
+    check_most(name, key, value)
     if key == "se_ratio" and not 0 <= value <= 1:
         raise UserError(f"{name} must be between 0 (no squeeze-excitation) and 1, not {value}")
     if key == "dropout" and not 0 <= value < 1:
@@ -236,4 +241,5 @@ def _check_spec(spec: NetworkSpec) -> None:
     get_head(spec.head.type)
     if spec.init not in ("pycls", "torch"):
         raise unknown_name("init", spec.init, ("pycls", "torch"))
-    network_complexity(spec)
+    check_blocks([stage.depth for stage in spec.stages])
+    check_parameters(network_complexity(spec).params)

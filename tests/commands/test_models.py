@@ -165,7 +165,7 @@ def test_what_is_there_is_seen_before_anything_is_read(
     assert main(["models", "import", "nowhere.pth", "--out", str(out)]) == 2
     assert f"{out} exists already: write elsewhere, or replace with --overwrite" in capsys.readouterr().err
     assert main(["models", "import", "nowhere.pth", "--out", str(pipe), "--overwrite"]) == 2
-    assert f"{pipe} is a named pipe, not a regular file" in capsys.readouterr().err
+    assert f"{pipe} is a named pipe, not a file" in capsys.readouterr().err
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "a.pth")
     words = (str(tmp_path / "a.pth"), "--model", "resnet18", "--out", str(out), "--overwrite")
     shown(capsys, "import", *words)

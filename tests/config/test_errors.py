@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +38,9 @@ Errors = Callable[..., list[str]]
         ("{optim: {lr: {}}}", "optim.lr: must be a number > 0 (got {})"),
         ("{data: {augment: {flip: 'true'}}}", "data.augment.flip: must be true or false (got 'true')"),
         ("{data: {augment: {flip: yes}}}", "data.augment.flip: must be true or false (got 'yes')"),
-        ("{data: {mean: [1, 2]}}", "data.mean: must be a list of 3 numbers (got [1, 2])"),
+        ("{data: {mean: [1, 2]}}", "data.mean: must be a list of 3 numbers >= 0 and <= 1 (got [1, 2])"),
+        ("{data: {mean: [124, 116, 104]}}", "data.mean: must be a list of 3 numbers >= 0 and <= 1 (got [124, 116, 104])"),
+        ("{data: {std: [0.2, 0.2, 0]}}", "data.std: must be a list of 3 numbers > 0 (got [0.2, 0.2, 0])"),
         (
             "{model: {strides: [1, x]}}",
             "model.strides: must be a whole number >= 1 or a list of whole numbers >= 1 (got [1, 'x'])",
@@ -50,6 +55,12 @@ Errors = Callable[..., list[str]]
             )
             for word, value in [("no", "'no'"), ("off", "'off'"), ("false", "False"), ("32", "32")]
         ),
+        ("{train: {epochs: 1000000000000000000}}", "train.epochs: must be at most 1,000,000 (got 1,000,000,000,000,000,000)"),
+        ("{data: {train_res: 10000000}}", "data.train_res: must be at most 16,384 (got 10,000,000)"),
+        ("{train: {global_batch: 1000000000000000}}", "train.global_batch: must be at most 16,777,216 (got 1,000,000,000,000,000)"),
+        ("{data: {workers: 1000000}}", "data.workers: must be at most 1,024 (got 1,000,000)"),
+        ("{run: {seed: 4294967296}}", "run.seed: must be at most 4,294,967,295 (got 4,294,967,296)"),
+        ("{run: {timeout: 1e300}}", "run.timeout: must be at most 100,000 (got 1e+300)"),
         ("{model: resnet50}", "model: is a section of options (got 'resnet50')"),
         ("{optim: {lr: !!python/name:os.system x}}", "optim.lr: cannot be read as tag:yaml.org,2002:python/name:os.system"),
         ("{base: 3}", "base: must be the path of a config file, or a list of them (got 3)"),
@@ -63,6 +74,65 @@ Errors = Callable[..., list[str]]
 )  # fmt: skip
 def test_message_names_file_line_key_and_remedy(errors: Errors, text: str, message: str) -> None:
     assert errors(text) == [f"c.yaml:1: {message}"]
+
+
+LAUGHS = "a: &a0 [ha, ha]\n" + "".join(f"b{n}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "c.yaml:13: more than 10,000 keys and values, aliases expanded"),
+        (LAUGHS.replace("[", "{x: ").replace(", ", ", y: ").replace("]", "}"), "c.yaml:12: more than 10,000 keys and values, aliases expanded"),
+        (f"a: &a {'x' * 500_000}\noptim: [*a, *a, *a]\n", "c.yaml:2: more than 10,000 keys and values, aliases expanded"),
+        ("plugins:\n" + "- x.py\n" * 10_000, "c.yaml:2: more than 10,000 keys and values, aliases expanded"),
+        ("optim:\n  lr: " + "[" * 10_000, "c.yaml:2: more than 20 levels deep"),
+        ("a:\n" + "".join("  " * n + "a:\n" for n in range(1, 1000)), "c.yaml:20: more than 20 levels deep"),
+        ("#" * 2**20 + "\n", "c.yaml: is larger than 1,048,576 bytes, so it is no config"),
+    ],
+    ids=["lists", "mappings", "long text", "long list", "brackets", "sections", "large file"],
+)  # fmt: skip
+def test_a_file_that_grows_beyond_all_bounds_is_refused(errors: Errors, text: str, message: str) -> None:
+    assert errors(text) == [message]
+
+
+def test_bases_that_are_named_again_and_again_are_read_once(write: Callable[..., None]) -> None:
+    write(**{f"b{n}": f"base: [b{n + 1}.yaml, b{n + 1}.yaml]" for n in range(15)}, b15="optim: {weigth: 1}")
+    with pytest.raises(ConfigError) as caught:
+        load_config("b0.yaml")
+    assert str(caught.value) == "b15.yaml:1: optim.weigth: unknown key; did you mean 'optim.weight_decay'?"
+
+
+def test_too_long_a_chain_of_bases_is_refused(write: Callable[..., None]) -> None:
+    write(**{f"b{n}": f"base: b{n + 1}.yaml" for n in range(30)}, b30="")
+    with pytest.raises(ConfigError, match=r"^b19\.yaml:1: base: more than 20 files deep$"):
+        load_config("b0.yaml")
+
+
+def test_what_is_no_file_is_named_instead_of_waited_for(write: Callable[..., None]) -> None:
+    write(c="base: pipe.yaml")
+    os.mkfifo("pipe.yaml")
+    with pytest.raises(ConfigError, match=r"^pipe\.yaml: is a named pipe, not a file$"):
+        load_config("pipe.yaml")
+    with pytest.raises(ConfigError, match=r"^c\.yaml:1: base: 'pipe\.yaml' is a named pipe, not a file$"):
+        load_config("c.yaml")
+    with pytest.raises(ConfigError, match=r"^/dev/null: is a device, not a file$"):
+        load_config("/dev/null")
+    with pytest.raises(ConfigError, match=r"^\.: is a folder, not a file$"):
+        load_config(".")
+
+
+@pytest.mark.parametrize("command", ["config show <(cat c.yaml)", "config show /dev/stdin < <(cat c.yaml)"])
+def test_a_config_may_come_through_a_pipe_of_the_shell(write: Callable[..., None], command: str) -> None:
+    write(c="optim: {lr: 0.125}")
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m anynet_dist {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lr: 0.125" in done.stdout
 
 
 def test_a_key_set_twice(errors: Errors) -> None:
@@ -127,6 +197,10 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         (["--zzz", "1"], "--zzz: unknown option; see --help for all of them"),
         (["--checkpoint", "1"], "--checkpoint: is a section; set what is in it: --checkpoint.every, --checkpoint.keep_last, --checkpoint.keep_best, --checkpoint.keep_every, --checkpoint.on_error"),
         (["--optim.lr", "fast"], "--optim.lr: must be a number > 0 (got 'fast')"),
+        (["--optim.lr", "-.1"], "--optim.lr: must be a number > 0 (got -0.1)"),
+        (["--optim.lr", "&a [*a]"], "--optim.lr: must be a number > 0 (got '&a [*a]')"),
+        (["--model.strides", "[" * 5000], f"--model.strides: must be a whole number >= 1 or a list of whole numbers >= 1 (got '{'[' * 199}...)"),
+        (["--train.epochs", "9" * 5000], f"--train.epochs: must be a whole number >= 1 (got '{'9' * 199}...)"),
         (["--optim.lr", "1", "2"], "--optim.lr: must be a number > 0 (got [1, 2])"),
         (["--checkpoint.every", "0 steps"], "--checkpoint.every: must be an interval such as '500 steps', '10 minutes' or '2 epochs' or a whole number >= 1 (got '0 steps')"),
         (["--run.max_time", "12h"], "--run.max_time: must be a time as HH:MM:SS or D-HH:MM:SS (got '12h')"),

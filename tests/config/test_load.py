@@ -83,7 +83,7 @@ def test_plugins_are_relative_to_the_file_that_names_them(write: Write, tmp_path
         ("--model.block_type vgg", "model.block_type", "vgg"),
         ("--model.block_type vgg x", "model.block_type", ["vgg", "x"]),
         ("--model.preset None", "model.preset", None),
-        ("--data.mean -0.1 -.2 -1e-3", "data.mean", (-0.1, -0.2, -0.001)),
+        ("--data.mean 0.1 .2 1e-3", "data.mean", (0.1, 0.2, 0.001)),
         ("--data.augment.flip", "data.augment.flip", True),
         ("--data.augment.flip true", "data.augment.flip", True),
         ("--data.augment.flip false", "data.augment.flip", False),

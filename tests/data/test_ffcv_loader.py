@@ -69,6 +69,12 @@ def test_close_ends_the_thread_of_an_epoch_that_is_held(digits: Path) -> None:
     assert threading.active_count() == before
 
 
+def test_a_batch_larger_than_the_data_takes_no_more_memory_than_all_of_it(digits: Path) -> None:
+    transform = SampleTransform(resolution=32)
+    batches = loader(digits / "val.beton", EvalPlan(num_samples=360, batch_size=10**15), transform)
+    assert [len(labels) for _, labels in batches] == [360]
+
+
 @pytest.fixture
 def damaged(photos: Path, tmp_path: Path) -> Path:
     """A .beton file of JPEGs whose sample 5 is damaged inside."""

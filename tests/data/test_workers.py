@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.data.workers import choose_workers, usable_cores
 from anynet_dist.system.errors import UserError
 
@@ -33,10 +34,18 @@ def test_ranks_that_are_slurm_tasks_have_cores_of_their_own(monkeypatch: pytest.
     assert choose_workers(None, local_world=2) == 4
 
 
+def test_more_workers_than_a_machine_can_hold_are_refused() -> None:
+    assert choose_workers(128, local_world=1) == 128
+    with pytest.raises(UserError, match="between 1 and 128, not 129"):
+        choose_workers(129, local_world=1)
+    with pytest.raises(UserError, match="between 1 and 128, not 1000000"):
+        next(map_ranges(lambda first, last: last, 10, workers=10**6))
+
+
 def test_the_library_has_a_limit_too() -> None:
     assert choose_workers(None, local_world=1, limit=3) == 3
     assert choose_workers(2, local_world=1, limit=3) == 2
     with pytest.raises(UserError, match="between 1 and 3, not 4"):
         choose_workers(4, local_world=1, limit=3)
-    with pytest.raises(UserError, match="at least 1, not 0"):
+    with pytest.raises(UserError, match=r"between 1 and \d+, not 0"):
         choose_workers(0, local_world=1)

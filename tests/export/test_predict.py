@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,18 @@ def test_wrong_arguments_are_refused_before_anything_is_predicted(
         predict(trained.file, [tmp_path], top=0)
     with pytest.raises(UserError, match="holds no trained network"):
         predict(tmp_path / "nothing", [tmp_path])
+
+
+def test_what_cannot_be_an_image_is_named_and_the_others_go_on(
+    network_file: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("ANYNET_MAX_IMAGE_PIXELS", "16000")  # 128 x 128 are more
+    os.mkfifo(pictures / "any" / "pipe.jpg")
+    found = {Path(result.image).name: result.error for result in predict(network_file, [pictures])}
+    assert found.pop("pipe.jpg") == "is a named pipe, not a file"
+    for name in ("4.jpg", "4.png"):
+        assert "(16384 pixels) exceeds limit of 16000 pixels" in (found.pop(name) or "")
+    assert set(found.values()) == {None}
+    (named,) = predict(network_file, [pictures / "any" / "pipe.jpg"])
+    assert named.error == "is a named pipe, not a file"

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable
@@ -7,8 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from anynet_dist.cluster.runs import find_runs, statuses
+from anynet_dist.cluster.site import read_site
+from anynet_dist.cluster.submission import members_of
+from anynet_dist.config import load_config
+from anynet_dist.data.loaders import open_dataset
+from anynet_dist.models.registry import load_plugins
+from anynet_dist.models.sources import read_source
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, check_outputs, sha256_of, write_json, write_text
+from anynet_dist.system.files import (
+    atomic_path,
+    check_outputs,
+    read_regular_file,
+    require_regular_file,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from anynet_dist.training.weights import load_network
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -49,11 +66,11 @@ def make_device(path: Path) -> None:
 
 
 IN_THE_WAY: dict[str, tuple[Callable[[Path], object], str]] = {
-    "folder": (Path.mkdir, "is a folder, not a regular file"),
-    "pipe": (os.mkfifo, "is a named pipe, not a regular file"),
-    "socket": (make_socket, "is a socket, not a regular file"),
-    "device": (make_device, "is a device, not a regular file"),
-    "link to a folder": (lambda path: path.symlink_to(path.parent), "is a folder, not a regular file"),
+    "folder": (Path.mkdir, "is a folder, not a file"),
+    "pipe": (os.mkfifo, "is a named pipe, not a file"),
+    "socket": (make_socket, "is a socket, not a file"),
+    "device": (make_device, "is a device, not a file"),
+    "link to a folder": (lambda path: path.symlink_to(path.parent), "is a folder, not a file"),
     "link to nothing": (lambda path: path.symlink_to("gone"), "is a link to gone, which does not exist"),
 }
 
@@ -100,3 +117,50 @@ def test_a_place_where_no_file_can_be_is_named(target: str, tmp_path: Path) -> N
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(UserError, match=r"cannot be written: |is a folder"):
         check_outputs(tmp_path / target)
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A named pipe that nobody writes to: opening it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    return tmp_path / "pipe.safetensors"
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        require_regular_file,
+        lambda path: read_source(str(path)),
+        load_network,
+        members_of,
+        read_site,
+        open_dataset,
+        load_config,
+        lambda path: load_plugins([path]),
+    ],
+)
+def test_a_pipe_that_the_user_names_is_refused_instead_of_waited_for(
+    opened: Callable[[Path], object], pipe: Path
+) -> None:
+    with pytest.raises(UserError, match=re.escape(str(pipe))):
+        opened(pipe)
+
+
+def test_a_pipe_in_a_run_folder_does_not_hold_up_its_status(tmp_path: Path) -> None:
+    for name in ("status.json", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    (status,) = statuses(find_runs([tmp_path]))
+    assert status.state == "damaged"
+
+
+def test_files_are_read_up_to_a_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_regular_file(tmp_path / "file", most=5) == b"12345"
+    require_regular_file(tmp_path / "file")
+    require_regular_file(tmp_path / "nothing")
+    with pytest.raises(OSError, match="has 5 bytes, more than the 4 allowed"):
+        read_regular_file(tmp_path / "file", most=4)
+    with pytest.raises(FileNotFoundError):
+        read_regular_file(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError):
+        read_regular_file(tmp_path)
