@@ -119,7 +119,9 @@ def test_for_a_build_it_is_a_bad_image(bombs: Path, tmp_path: Path) -> None:
         build_beton(samples, tmp_path / "a.beton", classes=("any",), workers=1)
     for policy, stored in (("skip", 1), ("black", 2)):
         options = WriteOptions(on_bad_image=policy)  # type: ignore[arg-type]
-        sidecar = build_beton(samples, tmp_path / "a.beton", classes=("any",), options=options, workers=1)
+        sidecar = build_beton(
+            samples, tmp_path / "a.beton", classes=("any",), options=options, workers=1, overwrite=True
+        )
         assert (sidecar.num_samples, len(sidecar.bad_images)) == (stored, 1)
 
 
