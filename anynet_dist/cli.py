@@ -26,6 +26,7 @@ from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
 from anynet_dist.system.redaction import redact
+from anynet_dist.system.threads import wait_passively
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A launcher takes the exit code 75 of a run that saved and stopped for a failure; a script that looks for
     the run's `resume_me` instead sets another one in ANYNET_STOPPED_EXIT_CODE.
     """
+    wait_passively()
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -10,8 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from anynet_dist.data.beton import build_beton
-from anynet_dist.data.samples import FolderSamples
+from anynet_dist.system.threads import wait_passively
+
+wait_passively()  # before torch is imported, as the command line does
+
+from anynet_dist.data.beton import build_beton  # noqa: E402
+from anynet_dist.data.samples import FolderSamples  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("class0", "class1", "class2")

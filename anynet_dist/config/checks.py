@@ -58,6 +58,9 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
     if limit is not None and parse_duration(limit) <= config.run.stop_margin:
         message = f"must be longer than run.stop_margin, {config.run.stop_margin:g} s (got '{limit}')"
         yield Conflict(("run.max_time", "run.stop_margin"), message)
+    if config.train.early_stopping and config.data.val is None and not config.data.val_fraction:
+        message = "needs validation images: set data.val or data.val_fraction"
+        yield Conflict(("train.early_stopping", "data.val"), message)
     if config.run.overwrite and config.run.resume == "auto":
         yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
     if config.run.cpu and config.train.precision == "fp16":
@@ -88,7 +91,7 @@ def _data_conflicts(config: Config) -> Iterator[Conflict]:
 
 def _schedule_conflicts(config: Config) -> Iterator[Conflict]:
     schedule, epochs = config.schedule, config.train.epochs
-    warmup = schedule.warmup_epochs
+    warmup = schedule.warmup_epochs or 0.0
     if warmup > epochs:
         message = f"{warmup:g} epochs of warm-up are longer than the training, train.epochs: {epochs}"
         yield Conflict(("schedule.warmup_epochs", "train.epochs"), message)

@@ -200,9 +200,13 @@ class TrainConfig:
     precision: Precision = "auto"
     """`auto` is bf16 where the device computes in it, fp32 elsewhere."""
     memory_format: MemoryFormat = "auto"
-    """`auto` times both on the real model and takes the faster."""
+    """`auto` takes the faster on this device for this network, measured once and remembered in the cache."""
     label_smoothing: Fraction = 0.0
     """Share of each label spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` lets each class count alike in the loss, whatever its number of training images."""
+    early_stopping: Count | None = None
+    """Stop after this many evaluations in a row without a better validation top-1. Default: never."""
     clip_grad_norm: Positive | None = None
     """Scale gradients down to at most this norm."""
     compile: bool = False
@@ -221,8 +225,9 @@ class OptimConfig:
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """The optimizer. `adam` adds weight decay to the gradient, `adamw` decays the weights."""
-    lr: Positive = 0.1
-    """Peak learning rate at train.global_batch."""
+    lr: Positive | None = None
+    """Peak learning rate at train.global_batch. Default: 0.1 for sgd, 0.0005 for adam and adamw at 512 images
+    a step, in proportion to train.global_batch up to 8192."""
     body_lr_scale: Positive = 1.0
     """Learning rate of stem and stages over that of the head; below 1 for fine-tuning."""
     weight_decay: NonNegative = 5.0e-5
@@ -245,8 +250,9 @@ class ScheduleConfig:
 
     name: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
     """Shape of the curve after the warm-up. `onecycle` is linear up, then linear down."""
-    warmup_epochs: NonNegative = 0.0
-    """Epochs of linear rise; for onecycle the time of the peak."""
+    warmup_epochs: NonNegative | None = None
+    """Epochs of linear rise; for onecycle the time of the peak. Default: none where optim.lr is set, else a
+    tenth of the run, at most 5 epochs; for onecycle 30 % of the run."""
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the learning rate that the rise starts from."""
     final: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from anynet_dist.config.schema import AugmentConfig, Config
 from anynet_dist.data.augment import Augmentation
 from anynet_dist.data.loaders import DataInfo, Loader, eval_loader, open_dataset, train_loader
-from anynet_dist.data.order import Indices, split_indices
-from anynet_dist.models.complexity import check_resolution
+from anynet_dist.data.order import Indices, TrainPlan, split_indices
+from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.registry import load_plugins
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.batches import BatchPlan
+from anynet_dist.training.losses import ImageLoss, balanced_weights
 from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.weights import NetworkDescription
 
@@ -38,6 +40,11 @@ class Split:
 
     def __len__(self) -> int:
         return self.info.num_samples if self.indices is None else len(self.indices)
+
+    @property
+    def labels(self) -> Indices:
+        """The class numbers of its samples."""
+        return self.info.labels if self.indices is None else self.info.labels[self.indices]
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
@@ -134,6 +141,52 @@ def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescrip
         crop_ratio=_crop_ratio(config, evaluated),
         plugins=config.plugins,
     )
+
+
+def train_plan(config: Config, split: Split, plan: BatchPlan) -> TrainPlan:
+    """Which images make up the batches of an epoch. Raises UserError where there are too few of them."""
+    return TrainPlan(
+        num_samples=len(split),
+        global_batch=plan.global_batch,
+        seed=config.run.seed,
+        accumulation=plan.accumulation,
+        world=plan.world_size,
+        repeats=config.data.augment.repeats,
+        drop_last=config.data.drop_last,
+    )
+
+
+def check_batch_norm(config: Config, plan: BatchPlan, order: TrainPlan) -> None:
+    """Raise UserError where batch norm would see a single value of a channel, of which it can make nothing.
+
+    `config` must be resolved.
+    """
+    images = plan.device_batch
+    if order.last_batch:
+        images = min(images, order.last_batch // (plan.world_size * plan.accumulation))
+    if images > 1:
+        return
+    resolution = min(train_resolution(config.data, epoch) for epoch in range(config.train.epochs))
+    for part in part_complexities(check_network(config), resolution):
+        if (
+            part.name.startswith("stage")
+            and part.height * part.width == 1
+            and part.name not in config.model.freeze
+        ):
+            last = "the last batch of an epoch has" if plan.device_batch > 1 else "a batch has"
+            raise UserError(
+                f"batch norm would see a single value of a channel: {last} 1 image on a device, and at"
+                f" {resolution} x {resolution} pixels {part.name} puts out 1 x 1; set data.drop_last to true,"
+                " or choose another train.global_batch, larger images or smaller model.strides"
+            )
+
+
+def build_criterion(config: Config, split: Split, device: torch.device) -> nn.Module:
+    """The loss of logits (N, classes) and labels (N,), or (N, classes) where they are mixed."""
+    weights = None
+    if config.train.class_weights == "balanced":
+        weights = balanced_weights(split.labels, config.model.num_classes or 0).to(device)
+    return ImageLoss(weights, config.train.label_smoothing)
 
 
 def build_train_loader(

@@ -29,6 +29,7 @@ HARMLESS = {
     "eval.flip",
     "train.compile",
     "train.deterministic",
+    "train.early_stopping",
     "train.epochs",
     "train.log_every",
     "train.max_bad_steps",

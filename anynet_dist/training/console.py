@@ -61,6 +61,11 @@ def scores_line(record: Record, split: str) -> str:
     """The console line of an evaluation record."""
     parts = [f"{split}: top-1 {record[f'{split}/top1']:.2%}, top-5 {record[f'{split}/top5']:.2%}"]
     parts.append(f"loss {record[f'{split}/loss']:.4f}")
+    found, classes = record[f"{split}/classes_predicted"], len(record[f"{split}/class_top1"])
+    if record[f"{split}/largest_class"] > 2 / max(classes, 1):  # classes differ in size: top-1 hides it
+        parts.append(f"balanced top-1 {record[f'{split}/balanced_top1']:.2%}")
+    if found < classes:
+        parts.append(f"{found} of {classes} classes predicted")
     for key, label in (("ema_", "EMA"), ("flip_", "with test-time flip"), ("ema_flip_", "EMA with flip")):
         if f"{split}/{key}top1" in record:
             parts.append(f"{label} top-1 {record[f'{split}/{key}top1']:.2%}")

@@ -1,12 +1,10 @@
-"""Device, precision and memory format: what was chosen and why."""
+"""Device and precision: what was chosen and why."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
-from copy import deepcopy
 from datetime import timedelta
 from typing import Any, cast
 
@@ -17,9 +15,7 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     TorchDynamoPlugin,
-    broadcast_object_list,
 )
-from torch import nn
 
 from anynet_dist.config.schema import Config, Precision
 from anynet_dist.system import distributed
@@ -29,7 +25,6 @@ from anynet_dist.training import rendezvous
 logger = logging.getLogger(__name__)
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-PROBE_BATCH = 64
 
 
 def on_cpu(config: Config) -> bool:
@@ -110,47 +105,3 @@ def describe_devices(accelerator: Accelerator) -> str:
     machines = distributed.world_size() // max(1, distributed.local_world_size())
     spread = f" on {machines} machines" if machines > 1 else ""
     return f"world size {state.num_processes} ({name}{backend}{spread})"
-
-
-def format_name(memory_format: torch.memory_format) -> str:
-    """`contiguous` or `channels_last`, as in the config."""
-    return str(memory_format).removeprefix("torch.").removesuffix("_format")
-
-
-def choose_memory_format(
-    asked: str, network: nn.Module, accelerator: Accelerator, image_shape: tuple[int, int, int, int]
-) -> tuple[torch.memory_format, str]:
-    """The memory format of images and weights, and the reason.
-
-    `auto` times a training step in both on a copy of the network: channels-last is often faster but can be
-    slower, with grouped convolutions above all. Rank 0's choice holds for all ranks.
-    """
-    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    if asked != "auto":
-        return formats[asked], "as configured"
-    shape = (min(image_shape[0], PROBE_BATCH), *image_shape[1:])
-    rng_state = torch.get_rng_state()
-    seconds = {name: _time_step(network, accelerator, shape, formats[name]) for name in formats}
-    torch.set_rng_state(rng_state)
-    choice = [min(seconds, key=lambda name: seconds[name])]
-    broadcast_object_list(choice)
-    measured = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in seconds.items())
-    return formats[choice[0]], f"a step of {shape[0]} images took: {measured}"
-
-
-def _time_step(
-    network: nn.Module, accelerator: Accelerator, shape: tuple[int, ...], memory_format: torch.memory_format
-) -> float:
-    """Seconds of a forward and backward pass on a copy of `network`: best of three after a warm-up."""
-    copy = deepcopy(network).to(accelerator.device).to(memory_format=memory_format).train()
-    images = torch.zeros(shape, device=accelerator.device).to(memory_format=memory_format)
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        with accelerator.autocast():
-            loss = copy(images).float().square().mean()
-        loss.backward()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from anynet_dist.system.errors import UserError
 from anynet_dist.training import build, devices
 from anynet_dist.training.engine import forget_engine
 from anynet_dist.training.evaluation import Scores, evaluate
+from anynet_dist.training.memory_format import FORMATS
 from anynet_dist.training.weights import load_network
 
 
@@ -40,12 +42,11 @@ def evaluate_run(
     precision, _ = devices.choose_precision(config)
     forget_engine()
     accelerator = devices.build_accelerator(config, precision, accumulation=1)
-    shape = (config.eval.batch_size, 3, description.resolution, description.resolution)
-    memory_format, _ = devices.choose_memory_format(config.train.memory_format, network, accelerator, shape)
+    memory_format = FORMATS[_memory_format(Path(path), config)]
     network.to(accelerator.device).to(memory_format=memory_format)
     loader = build.build_eval_loader(config, splits[split], accelerator, memory_format)
     try:
-        scores = evaluate(network, loader, accelerator)
+        scores = evaluate(network, loader, accelerator, len(description.classes))
     finally:
         loader.close()
     accelerator.end_training()
@@ -58,6 +59,20 @@ def _config_of(path: Path, overrides: Sequence[str]) -> Config:
         if (folder / "config.yaml").is_file():
             return _without_own_plugins(load_config(folder / "config.yaml", overrides, only_to_look=True))
     raise UserError(f"{path} is not a run folder, nor does it lie in one: there is no config.yaml")
+
+
+def _memory_format(path: Path, config: Config) -> str:
+    """The format that the run was trained in, where its folder says so."""
+    if config.train.memory_format != "auto":
+        return config.train.memory_format
+    for folder in (path, *path.resolve().parents[:3]):
+        try:
+            found = json.loads((folder / "environment.json").read_bytes())["memory_format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found in FORMATS:
+            return str(found)
+    return "contiguous"
 
 
 def _without_own_plugins(loaded: LoadedConfig) -> Config:

@@ -36,6 +36,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, fused: bool = False) 
     the fused step hides from the scaler's caller whether a step was skipped.
     """
     groups = parameter_groups(model, config)
+    assert config.lr is not None
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)

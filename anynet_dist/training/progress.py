@@ -41,6 +41,8 @@ class Progress:
     """Best validation top-1 so far, as a share of 1."""
     best_epoch: int | None = None
     """Epochs completed when it was reached."""
+    evaluations_since_best: int = 0
+    """Evaluations since then."""
     average_updates: int = 0
     """Updates of the moving average."""
     sums: list[float] = field(default_factory=list)

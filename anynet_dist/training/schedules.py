@@ -21,7 +21,7 @@ def build_schedule(config: ScheduleConfig, steps_per_epoch: int, total_steps: in
     as pycls does; multistep multiplies by gamma at each milestone; onecycle rises linearly over the
     warm-up and falls linearly over the rest (Smith and Topin, 2018).
     """
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    warmup_steps = round((config.warmup_epochs or 0.0) * steps_per_epoch)
     milestones = [round(epoch * steps_per_epoch) for epoch in sorted(config.milestones)]
 
     def warmup(step: int) -> float:

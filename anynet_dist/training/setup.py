@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 
 from accelerate.utils import set_seed
-from torch import nn
 
 from anynet_dist import __version__
 from anynet_dist.config import Config
@@ -14,13 +13,16 @@ from anynet_dist.data.loaders import Loader
 from anynet_dist.data.mixing import Mixing
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.system import distributed
+from anynet_dist.system.threads import wait_policy
 from anynet_dist.training import build, devices
 from anynet_dist.training.batches import plan_batches
 from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
 from anynet_dist.training.config_changes import check_changes
+from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.ema import WeightAverage
 from anynet_dist.training.engine import choose_engine
 from anynet_dist.training.finetune import freeze, load_pretrained
+from anynet_dist.training.memory_format import choose_memory_format, format_name
 from anynet_dist.training.optimizers import build_optimizer
 from anynet_dist.training.progress import Circumstances, Progress, data_digest, read_circumstances
 from anynet_dist.training.run_folder import RunFolder
@@ -54,6 +56,7 @@ class RunSetup:
             self.checkpoints.recover()
         self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints, self.folder)
         self.before = read_circumstances(self.checkpoint) if self.checkpoint else None
+        self._plan_run()
         self._start_accelerator()
         self._build_network()
         self._build_loaders()
@@ -61,13 +64,26 @@ class RunSetup:
         if self.checkpoint and self.before:
             check_changes(self.checkpoint, self.before, self.config, self.circumstances)
 
+    def _plan_run(self) -> None:
+        """Batches, steps and learning rate. What cannot be is refused here, before anything takes time."""
+        config = self.config
+        world = distributed.world_size()
+        self.plan = plan_batches(config.train.global_batch, world, self._device_batch())
+        order = build.train_plan(config, self.splits["train"], self.plan)
+        build.check_batch_norm(config, self.plan, order)
+        self.steps_per_epoch = order.num_updates
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        if config.train.max_steps:
+            self.total_steps = min(self.total_steps, config.train.max_steps)
+        self.config = choose_defaults(config, self.steps_per_epoch, self.total_steps, self.checkpoint)
+        self.schedule = build_schedule(self.config.schedule, self.steps_per_epoch, self.total_steps)
+
     def _start_accelerator(self) -> None:
         config = self.config
         self.precision, why = devices.choose_precision(config)
         if config.train.precision == "auto" and self.before and self.before.precision != self.precision:
             again = replace(config, train=replace(config.train, precision=self.before.precision))
             self.precision, why = devices.choose_precision(again)[0], "as the run was started with"
-        self.plan = plan_batches(config.train.global_batch, distributed.world_size(), self._device_batch())
         self.engine = choose_engine(config)
         if self.before:
             self.engine.check_checkpoint(self.before.engine, self.before.world_size)
@@ -78,6 +94,8 @@ class RunSetup:
             logger.info("engine %s: as the launcher asks", self.engine.name)
         logger.info("precision %s: %s", self.precision, why)
         logger.info("batch: %s", self.plan)
+        if self.accelerator.device.type == "cpu" and wait_policy():
+            logger.info("threads: %s", wait_policy())
 
     def _device_batch(self) -> int | None:
         """The largest batch on one device. A resumed run keeps its own, which batch norm depends on."""
@@ -98,7 +116,7 @@ class RunSetup:
         self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
         augment = config.data.augment
         self.mixing = Mixing(config.model.num_classes or 0, augment.mixup, augment.cutmix, config.run.seed)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
+        self.criterion = build.build_criterion(config, self.splits["train"], accelerator.device)
         # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
         fused = accelerator.scaler is None and self.engine.fused_optimizer
         self.model, self.optimizer = self.engine.prepare(
@@ -112,11 +130,9 @@ class RunSetup:
         shape = (self.plan.device_batch, 3, resolution, resolution)
         asked: str = self.config.train.memory_format
         kept = self.before.memory_format if asked == "auto" and self.before else None
-        self.memory_format, why = devices.choose_memory_format(
-            kept or asked, self.network, self.accelerator, shape
-        )
+        self.memory_format, why = choose_memory_format(kept or asked, self.network, self.accelerator, shape)
         why = "as the run was started with" if kept else why
-        logger.info("memory format %s: %s", devices.format_name(self.memory_format), why)
+        logger.info("memory format %s: %s", format_name(self.memory_format), why)
 
     def _build_loaders(self) -> None:
         config = self.config
@@ -130,18 +146,13 @@ class RunSetup:
         )
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         logger.info("data: %s images in %d classes", sizes, len(self.description.classes))
-        self.steps_per_epoch = len(self.loaders["train"]) // self.plan.accumulation
-        self.total_steps = config.train.epochs * self.steps_per_epoch
-        if config.train.max_steps:
-            self.total_steps = min(self.total_steps, config.train.max_steps)
-        self.schedule = build_schedule(config.schedule, self.steps_per_epoch, self.total_steps)
 
     def _describe_circumstances(self) -> Circumstances:
         return Circumstances(
             world_size=self.plan.world_size,
             device_batch=self.plan.device_batch,
             precision=self.precision,
-            memory_format=devices.format_name(self.memory_format),
+            memory_format=format_name(self.memory_format),
             total_steps=self.total_steps,
             engine=self.engine.name,
             data={name: data_digest(split.info) for name, split in self.splits.items()},
@@ -152,7 +163,7 @@ class RunSetup:
         if self.before is None or self.before.total_steps == self.total_steps:
             return
         before = build_schedule(self.config.schedule, self.steps_per_epoch, self.before.total_steps)
-        lr = self.config.optim.lr
+        lr = self.peak_lr
         logger.info(
             "the run is now to end at step %d instead of %d: the learning rate goes on at %.4g, where it"
             " would have been %.4g",
@@ -161,6 +172,17 @@ class RunSetup:
             lr * self.schedule(progress.updates),
             lr * before(progress.updates),
         )
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen for this machine."""
+        return {"precision": self.precision, "memory_format": format_name(self.memory_format)}
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate that the schedule is a factor of."""
+        assert self.config.optim.lr is not None
+        return self.config.optim.lr
 
     def close(self) -> None:
         """End the loaders' threads and processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ from anynet_dist.training import build, faults
 from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batches, is_finite
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
-from anynet_dist.training.evaluation import Mirrored, RunningScores, evaluate
+from anynet_dist.training.evaluation import Mirrored, RunningScores, Scores, evaluate, one_class_warning
 from anynet_dist.training.preemption import Meetings, StopRequests, reason
 from anynet_dist.training.progress import Progress, read_progress
 from anynet_dist.training.resolution import train_resolution
@@ -102,7 +103,7 @@ class Trainer:
             write_text(self.folder.config, dump_config(self.config))
             write_description(self.folder.description, setup.description)
             report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
-            write_json(self.folder.environment, {**report, "precision": setup.precision})
+            write_json(self.folder.environment, {**report, **setup.choices})
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -137,8 +138,13 @@ class Trainer:
 
     @property
     def finishing(self) -> bool:
-        """Whether all optimizer steps are done."""
-        return self.progress.step >= self.setup.total_steps
+        """Whether all optimizer steps are done, or no more are wanted."""
+        return self.progress.step >= self.setup.total_steps or self._stops_early
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.config.train.early_stopping
+        return bool(patience) and self.progress.evaluations_since_best >= (patience or 0)
 
     @property
     def _epoch_ends(self) -> bool:
@@ -312,7 +318,7 @@ class Trainer:
             logits = self.model(inputs).float()
             loss = self.setup.criterion(logits, targets)
             if accelerator.sync_gradients:
-                self.lr = self.config.optim.lr * self.setup.schedule(self.progress.updates)
+                self.lr = self.setup.peak_lr * self.setup.schedule(self.progress.updates)
                 set_learning_rate(self.optimizer, self.lr)
             # With DeepSpeed this is the optimizer's step too.
             accelerator.backward(loss * self._loss_weight(len(labels)))
@@ -375,6 +381,20 @@ class Trainer:
         }
         self.log.write(record)
         logger.info(train_line(record, self.config.train.epochs, self.setup.total_steps))
+        self._warn_of_a_high_loss(scores)
+
+    def _warn_of_a_high_loss(self, scores: Scores) -> None:
+        """Once, with the first record: a loss far above that of guessing shows that steps are too large."""
+        guessing = math.log(max(2, self.config.model.num_classes or 0))
+        if self.log.records == 1 and scores.count and scores.loss > 2 * guessing + 1:
+            logger.warning(
+                "the training loss is %.3g, far above the %.3g of guessing: lower optim.lr (%.3g) or lengthen"
+                " schedule.warmup_epochs (%.3g)",
+                scores.loss,
+                guessing,
+                self.setup.peak_lr,
+                self.config.schedule.warmup_epochs or 0.0,
+            )
 
     def _end_epoch(self) -> None:
         """Evaluate and save, as often as the config says and always at the end."""
@@ -388,8 +408,14 @@ class Trainer:
             record = self._evaluate("val", progress.epoch + bool(progress.step_in_epoch))
             progress.score = record["val/ema_top1" if self.average else "val/top1"]
             is_best = progress.best is None or progress.score > progress.best
+            progress.evaluations_since_best = 0 if is_best else progress.evaluations_since_best + 1
             if is_best:
                 progress.best, progress.best_epoch = progress.score, record["epoch"]
+            if self._stops_early:
+                logger.info(
+                    "stopping early: %d evaluations without a better validation top-1 (train.early_stopping)",
+                    progress.evaluations_since_best,
+                )
         progress.ended = True
         if self.finishing or is_best or self._save_is_due():
             self._save()
@@ -409,8 +435,12 @@ class Trainer:
                 f"{prefix}flip_": Mirrored(network) for prefix, network in networks.items()
             }
         for prefix, network in networks.items():
-            scores = evaluate(network, self._watched(self.loaders[split]), self.accelerator)
+            batches = self._watched(self.loaders[split])
+            scores = evaluate(network, batches, self.accelerator, self.config.model.num_classes or 0)
             record |= scores.record(f"{split}/{prefix}")
+            warning = one_class_warning(scores, self.setup.description.classes)
+            if warning and self.finishing:
+                logger.warning("%s: %s", split, warning)
         self.log.write(record)
         logger.info(scores_line(record, split))
         return record

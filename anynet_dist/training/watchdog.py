@@ -173,7 +173,7 @@ class Watchdog:
     def _describe(self, place: Place, seconds: float) -> str:
         if place.waits_for is None:
             return f"rank {distributed.rank()} has not moved for {seconds:.0f} s, at {place.line}"
-        known = unwell(self.peers) if place.waits_for == "the other ranks" else []
+        known = unwell(self.peers)
         names = f": {', '.join(known)}" if known else ""
         what = f"rank {distributed.rank()} has waited {seconds:.0f} s for {place.waits_for}"
         return f"{what}, at {place.line}{names}"

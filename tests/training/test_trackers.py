@@ -152,7 +152,7 @@ def test_no_credentials_of_an_option_reach_any_file_of_a_run(
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     config = yaml.safe_load(blobs_config.read_text())
-    config["run"]["name"] = "https://mark-file@host/"
+    config["tracking"] = {"tags": ["https://mark-file@host/"]}
     blobs_config.write_text(yaml.safe_dump(config))
     options = ["--tracking.tags=h?token=mark-query", '["https://u:mark-json@host/"]', "s3://K:mark/slash@b"]
     options += ["--tracking.wandb", "offline", "--tracking.tensorboard", "true", "--resume", "auto"]
