@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -216,7 +217,8 @@ def _stage(args: argparse.Namespace) -> None:
     with redirect_stdout(sys.stderr):
         setup_logging()
         options = list(_staged_options(args))
-    print("".join(f"{word}\n" for word in options), end="")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode("".join(f"{word}\n" for word in options)))  # paths may be no UTF-8
 
 
 def _staged_options(args: argparse.Namespace) -> Iterator[str]:
@@ -285,10 +287,11 @@ def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | N
 
 def _describe(path: Path, sidecar: Sidecar) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("", str(path), title_justify="left")
+    table = Table("", Text(str(path)), title_justify="left")
     for name, value in _rows(sidecar):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # a class may be called [red]
     return table
 
 

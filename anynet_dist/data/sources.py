@@ -87,12 +87,8 @@ def _digits(seed: int) -> Source:
         np.arange(len(labels)), test_size=DIGITS_HELD_OUT, stratify=labels, random_state=seed
     )
     classes = tuple(str(digit) for digit in range(10))
-    parts = {"train": train, "val": val}
-    return Source(
-        "digits",
-        classes,
-        **{split: ArraySamples(images[part], labels[part]) for split, part in parts.items()},
-    )
+    first, second = (ArraySamples(images[part], labels[part]) for part in (train, val))
+    return Source("digits", classes, first, second)
 
 
 def _enlarge(digit: np.ndarray) -> np.ndarray:
@@ -110,7 +106,7 @@ def _cifar10(root: Path, allow_download: bool) -> Source:
     except (URLError, TimeoutError, ConnectionError) as error:
         raise UserError(
             f"CIFAR-10 cannot be downloaded ({getattr(error, 'reason', error)}): where there is no network,"
-            f" fetch {CIFAR10.url} elsewhere and put {CIFAR10.filename} into {root}; --download then unpacks it"
+            f" fetch {CIFAR10.url} elsewhere, put {CIFAR10.filename} into {root} and repeat this command"
         ) from error
     except RuntimeError as error:
         raise UserError(

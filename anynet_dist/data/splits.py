@@ -81,9 +81,9 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def refuse_splits(root: Path) -> None:
-    """Raises UserError where `root` is to be one split, but holds several: they would be taken for classes."""
+    """Raises UserError where `root`, to be one split, holds several, which would be taken for classes."""
     found = split_folders(root)
-    if len(found) > 1:
+    if len(found) > 1 or (found and len(class_folders(root)) == 1):
         names = ", ".join(f"{readable(folder.name)}/" for folder in found.values())
         raise UserError(
             f"{readable(root)}: holds the splits {names}: name {readable(found['train'])} instead"
@@ -127,9 +127,9 @@ def open_splits(root: Path, fractions: Fractions) -> FolderSplits:
 def _no_val(root: Path, has_train: bool) -> str:
     held = "holds train/ alone" if has_train else "holds no train/CLASS/IMAGE"
     return (
-        f"{readable(root)}: {held}: expected train/CLASS/IMAGE and val/CLASS/IMAGE (or valid, validation, dev,"
-        " test) in it; or give --val-fraction 0.1, which draws a validation split from the images of train/, or"
-        " of class folders that lie in it directly"
+        f"{readable(root)}: {held}: expected train/CLASS/IMAGE and val/CLASS/IMAGE (or valid, validation,"
+        " dev, test) in it; or give --val-fraction 0.1, which draws a validation split from the images of"
+        " train/, or of class folders that lie in it directly"
     )
 
 
