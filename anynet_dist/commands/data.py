@@ -286,10 +286,11 @@ def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | N
 
 
 def _describe(path: Path, sidecar: Sidecar) -> Table:
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", Text(str(path)), title_justify="left")
+    table = Table("", escape(str(path)), title_justify="left")
     for name, value in _rows(sidecar):
         table.add_row(name, Text(value))  # a class may be called [red]
     return table
