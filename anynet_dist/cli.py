@@ -9,6 +9,7 @@ import argparse
 import ast
 import atexit
 import importlib
+import io
 import os
 import pkgutil
 import signal
@@ -79,6 +80,9 @@ def run() -> int:
     would abort the process, with a run that is done (pytorch issue 190489).
     """
     sys.excepthook = _print_traceback
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks must end no command
+            stream.reconfigure(errors="backslashreplace")
     exit_codes: list[int] = []
     if distributed.world_size() > 1:
         atexit.register(_end_at_once, exit_codes)  # as the first of all, it is called as the last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -40,7 +41,7 @@ STORAGE: dict[str, Any] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `anynet data`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _configure_build(actions.add_parser("build", help="write train.beton and val.beton from images"))
+    _configure_build(actions.add_parser("build", help="write train, val and test .beton files from images"))
     inspect = actions.add_parser("inspect", help="print what a .beton file holds and verify it")
     inspect.add_argument("file", type=Path, help="the .beton file")
     verify = actions.add_parser("verify", help="check a .beton file's tables and checksum")
@@ -60,7 +61,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", choices=SOURCES, help="where the images come from; digits are embedded")
-    parser.add_argument("--root", type=Path, help="folder of the images (train/CLASS/IMAGE, val/ or test/)")
+    parser.add_argument("--root", type=Path, help="folder of the images (train/CLASS/IMAGE, val/, test/)")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="image folders: draw this share of the training images, class by class, as val",
+    )
+    parser.add_argument(
+        "--test-fraction", type=float, default=0.0, metavar="F", help="the same for test (default: none)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
 
 
@@ -79,7 +90,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     _configure_source(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for train.beton and val.beton")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace train.beton and val.beton that are there already"
+        "--overwrite", action="store_true", help="replace .beton files of these names that are there already"
     )
     parser.add_argument(
         "--download", action="store_true", help="cifar10: fetch it into --root when it is not there"
@@ -108,7 +119,10 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         "--shard-check", action="store_true", help="read all images once more after writing, and compare"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of digits' split and of proportion (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="of splits that are drawn and of proportion (default: %(default)s)",
     )
 
 
@@ -129,11 +143,15 @@ def _build(args: argparse.Namespace) -> None:
 
     from anynet_dist.data.beton import build_source, check_targets
     from anynet_dist.data.sources import SPLITS, load_source
+    from anynet_dist.data.splits import Fractions
 
-    options = _options(args)
-    check_targets((args.out / f"{split}.beton" for split in SPLITS), args.overwrite)
+    options, fractions = _options(args), Fractions(args.val_fraction, args.test_fraction, args.seed)
+    splits = (*SPLITS, "test") if fractions.test else SPLITS
+    check_targets((args.out / f"{split}.beton" for split in splits), args.overwrite)
     with _tidy_when_terminated():
-        source = load_source(args.source, args.root, allow_download=args.download, seed=args.seed)
+        source = load_source(
+            args.source, args.root, allow_download=args.download, seed=args.seed, fractions=fractions
+        )
         sidecars = build_source(
             source,
             args.out,
@@ -199,7 +217,8 @@ def _stage(args: argparse.Namespace) -> None:
     with redirect_stdout(sys.stderr):
         setup_logging()
         options = list(_staged_options(args))
-    print("".join(f"{word}\n" for word in options), end="")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode("".join(f"{word}\n" for word in options)))  # paths may be no UTF-8
 
 
 def _staged_options(args: argparse.Namespace) -> Iterator[str]:
@@ -224,12 +243,14 @@ def _plan(args: argparse.Namespace) -> None:
 
     from anynet_dist.data.plan import advise, judge, measure_costs, this_machine
     from anynet_dist.data.sources import load_source
+    from anynet_dist.data.splits import Fractions
 
     if args.gpus < 1 or (args.images_per_second is not None and args.images_per_second <= 0):
         raise UserError("--gpus and --images-per-second must be positive")
     target = None if args.images_per_second is None else args.images_per_second * args.gpus
     machine = this_machine(args.out)
-    source = load_source(args.source, args.root)
+    fractions = Fractions(args.val_fraction, args.test_fraction)
+    source = load_source(args.source, args.root, fractions=fractions)
     verdicts = judge(measure_costs(source, args.workers or machine.cores), machine, target)
     best, reason = advise(verdicts, target)
     console = Console()
@@ -265,11 +286,13 @@ def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | N
 
 
 def _describe(path: Path, sidecar: Sidecar) -> Table:
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("", str(path), title_justify="left")
+    table = Table("", escape(str(path)), title_justify="left")
     for name, value in _rows(sidecar):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # a class may be called [red]
     return table
 
 
@@ -282,8 +305,10 @@ def _rows(sidecar: Sidecar) -> list[tuple[str, str]]:
         mode += f", {sidecar.compress_probability:.0%} as JPEG"
     if sidecar.write_mode != "raw":
         mode += f", quality {sidecar.quality}"
+    rule = [] if sidecar.split_rule is None else [("split", sidecar.split_rule)]
     return [
         ("source", f"{sidecar.source}, {sidecar.split}"),
+        *rule,
         ("images", f"{sidecar.num_samples:,}"),
         ("classes", f"{len(sidecar.classes)} ({names}), {min(counts):,} to {max(counts):,} images each"),
         ("size of images", f"{'' if sidecar.image_shape else 'up to '}{width}x{height} pixels"),

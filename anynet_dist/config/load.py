@@ -17,6 +17,7 @@ from anynet_dist.config.checks import conflicts, without_effect
 from anynet_dist.config.options import Option, nearest_key, options, sections
 from anynet_dist.config.overrides import read_overrides
 from anynet_dist.config.problems import ConfigError, Problem, Source, shorten
+from anynet_dist.config.raw_bytes import hide, restore
 from anynet_dist.config.reader import Settings, is_handed_over, read_config
 from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import nearest_name
@@ -125,7 +126,9 @@ def _from_settings(settings: Settings) -> Config:
         section[name] = setting.value
     # JSON has exactly the types of our files. Pydantic's strict mode for it takes a list for a tuple and an
     # int for a float, but neither "3" nor 3.0 for an int.
-    return _adapter().validate_json(json.dumps(tree), strict=True)
+    hidden = hide(tree)
+    config = _adapter().validate_json(json.dumps(hidden), strict=True)
+    return config if hidden == tree else restore(config)
 
 
 def _option_at(location: Sequence[int | str]) -> str:

@@ -177,7 +177,8 @@ class DataConfig:
     """How it is resized: `area` as FFCV does, `bilinear` (antialiased) as torchvision does, `auto` what
     comes with the loader."""
     mean: tuple[Level, Level, Level] | None = None
-    """Mean colour in 0..1 taken off each pixel. Default: what was measured when the data was built."""
+    """Mean colour in 0..1 taken off each pixel. Default: what was measured when the data was built, for image
+    folders that of ImageNet."""
     std: tuple[Positive, Positive, Positive] | None = None
     """Standard deviation in 0..1 by which each pixel is divided. Default: as for the mean, but 1 for a
     channel that is constant."""

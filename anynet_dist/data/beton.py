@@ -78,6 +78,9 @@ class Sidecar(BaseModel):
     on_bad_image: str = "stop"
     bad_images: tuple[str, ...] = ()
     """Images left out (skip) or stored as black (black), each with the reason."""
+    split_rule: str | None = None
+    """How the split came about: from a folder, or drawn by which shares and seed; None where it is the data
+    set's own."""
 
 
 def sidecar_path(path: Path) -> Path:
@@ -106,9 +109,10 @@ def build_source(
     check: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Sidecar]:
-    """Write train.beton and val.beton of a source into `out_dir`; returns their sidecars by split.
+    """Write train.beton, val.beton and, where there are such images, test.beton of a source into `out_dir`;
+    returns their sidecars by split.
 
-    Raises as `build_beton` does; the files of both splits are looked at before the first image is read.
+    Raises as `build_beton` does; the files of all splits are looked at before the first image is read.
     """
     check_targets((out_dir / f"{split}.beton" for split in source.splits), overwrite)
     return {
@@ -120,6 +124,7 @@ def build_source(
             workers=workers,
             source=source.name,
             split=split,
+            split_rule=source.rules.get(split),
             check=check,
             overwrite=overwrite,
         )
@@ -136,6 +141,7 @@ def build_beton(
     workers: int | None = None,
     source: str = "custom",
     split: str = "train",
+    split_rule: str | None = None,
     check: bool = False,
     overwrite: bool = False,
 ) -> Sidecar:
@@ -163,7 +169,7 @@ def build_beton(
             sidecar_file.unlink(missing_ok=True)
         with atomic_path(checksums_path(path)) as temporary:
             temporary.write_bytes(written.checksums.astype("<u4").tobytes())
-        sidecar = describe(path, written, classes, options, source, split)
+        sidecar = describe(path, written, classes, options, source, split, split_rule)
         write_json(sidecar_file, sidecar.model_dump(mode="json"))
     if written.bad:
         what = "left out" if options.on_bad_image == "skip" else "stored as black"
@@ -250,6 +256,7 @@ def describe(
     options: WriteOptions,
     source: str,
     split: str,
+    split_rule: str | None = None,
 ) -> Sidecar:
     """The sidecar of a file just written, whose checksums lie beside it."""
     table = read_table(path)
@@ -276,6 +283,7 @@ def describe(
         checksums_sha256=sha256_of(checksums_path(path)),
         on_bad_image=options.on_bad_image,
         bad_images=written.bad,
+        split_rule=split_rule,
     )
 
 

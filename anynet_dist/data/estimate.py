@@ -16,13 +16,16 @@ import numpy as np
 
 from anynet_dist.data import beton_format as fmt
 from anynet_dist.data.beton_writer import Encoder, WriteMode, WriteOptions
-from anynet_dist.data.samples import Samples
+from anynet_dist.data.samples import Samples, import_decoders
 from anynet_dist.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MOST_SAMPLED = 256
+LEAST_SAMPLED = 32
+"""So many are encoded however long it takes: a few may be of any size."""
 MOST_SECONDS = 1.5
+WORTH_TELLING_S = 60
 
 
 @dataclass(frozen=True)
@@ -34,69 +37,76 @@ class Estimate:
     """Images looked at; 0 when none of those tried could be read."""
     size: int
     """Bytes of the file."""
+    uncertainty: int
+    """Bytes that the file may take less or more: twice the standard error of the size."""
     seconds: float
     """Of reading and encoding, with all workers."""
 
 
 def estimate(samples: Samples, options: WriteOptions, workers: int) -> Estimate:
-    """Encode up to 256 images, spread over the data, for 1.5 seconds at most for each way of storing them."""
+    """Encode up to 256 images, spread over the data, for each way of storing them: after 1.5 seconds no more
+    than 32."""
     count = len(samples.labels)
     shares: dict[WriteMode, float] = {"raw": 1.0}
     if options.write_mode != "raw":
         part = options.compress_probability if options.write_mode == "proportion" else 1.0
         shares = {"jpg": part, "raw": 1 - part}
-    size = seconds = 0.0
+    size = seconds = variance = 0.0
     sampled = 0
     for mode, share in shares.items():
         if share == 0:
             continue
-        sampled, mean_size, mean_seconds = _sample(samples, replace(options, write_mode=mode))
-        size += share * mean_size
+        sizes, mean_seconds = _sample(samples, replace(options, write_mode=mode))
+        sampled = len(sizes)
+        size += share * float(np.mean(sizes)) if sizes else 0.0
         seconds += share * mean_seconds
+        if 1 < sampled < count:
+            variance += share**2 * float(np.var(sizes, ddof=1)) / sampled * (1 - sampled / count)
     # No image lies across a page's end, so about half an image is left free in each page.
     padded = size * (1 + size / 2 / options.page_size)
     tables = fmt.METADATA_START + count * (fmt.SAMPLE.itemsize + fmt.ALLOCATION.itemsize)
-    return Estimate(count, sampled, round(count * padded) + tables, count * seconds / workers)
+    expected = round(count * padded) + tables
+    return Estimate(count, sampled, expected, round(2 * count * variance**0.5), count * seconds / workers)
 
 
-def _sample(samples: Samples, options: WriteOptions) -> tuple[int, float, float]:
-    """Images encoded, and the mean of their bytes and seconds."""
+def _sample(samples: Samples, options: WriteOptions) -> tuple[list[int], float]:
+    """The bytes of each image encoded, and the mean of their seconds."""
     encoder, count = Encoder(samples, options), len(samples.labels)
     chosen = np.random.default_rng(0).permutation(
         np.linspace(0, count - 1, min(count, MOST_SAMPLED)).astype(int)
     )
-    encoder(0, 1)  # imports the decoders
+    import_decoders()  # which takes longer than many images
     sizes: list[int] = []
     tried, start = 0, time.perf_counter()
     for index in chosen.tolist():
         sizes += map(len, encoder(index, index + 1).data)
         tried += 1
-        if time.perf_counter() - start > MOST_SECONDS:
+        if tried >= LEAST_SAMPLED and time.perf_counter() - start > MOST_SECONDS:
             break
-    seconds = (time.perf_counter() - start) / tried
-    return len(sizes), float(np.mean(sizes)) if sizes else 0.0, seconds
+    return sizes, (time.perf_counter() - start) / tried
 
 
 def check_room(path: Path, expected: Estimate) -> None:
-    """Log what is expected; raises UserError, with the numbers, when the disk is too small for it."""
+    """Log what is expected; raises UserError, with the numbers, when the disk is surely too small for it."""
     free = shutil.disk_usage(path.parent).free
+    time_needed = f" and {duration(expected.seconds)}" if expected.seconds > WORTH_TELLING_S else ""
     log.info(
-        "%s: expected to take %s and %s for %s images, by %d of them; %s free",
+        "%s: expected to take %s%s for %s images, by %d of them; %s free",
         path,
         gibibytes(expected.size),
-        duration(expected.seconds),
+        time_needed,
         f"{expected.num_samples:,}",
         expected.sampled,
         gibibytes(free),
     )
-    if expected.size > free:
+    if expected.size - expected.uncertainty > free:
         raise UserError(
             f"{path}: needs about {gibibytes(expected.size)} ({expected.num_samples:,} images, by "
             f"{expected.sampled} of them), but {path.parent} has {gibibytes(free)} free; 'anynet data plan' "
             "shows which profile fits"
         )
     if 1.1 * expected.size > free:
-        log.warning("%s: %s has room for little more than that", path, path.parent)
+        log.warning("%s: %s has about as much room as that, perhaps less", path, path.parent)
 
 
 @contextmanager

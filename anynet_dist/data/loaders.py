@@ -22,12 +22,12 @@ from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
 from anynet_dist.data.samples import (
     BetonSamples,
     FolderSamples,
-    ImageError,
     Samples,
     class_names,
     open_image,
-    reason,
+    unreadable,
 )
+from anynet_dist.data.splits import refuse_splits
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
@@ -92,6 +92,7 @@ def open_dataset(path: Path | str, classes: Sequence[str] | None = None) -> Data
     """
     path = Path(path)
     if path.is_dir():
+        refuse_splits(path)
         found = class_names(path)
         unknown = set(found) - set(classes or found)
         if unknown:
@@ -348,13 +349,26 @@ def _check_shape(data: DataInfo, transform: SampleTransform) -> None:
 
 def _folder_shape(folder: FolderSamples) -> tuple[int, int] | None:
     """(height, width) if 64 images, spread over the folder, are of one size."""
-    shapes = set()
+    shapes = set(_some_shapes(folder))
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def _some_shapes(folder: FolderSamples) -> list[tuple[int, int]]:
+    shapes = []
     for index in np.unique(np.linspace(0, len(folder.labels) - 1, 64).astype(int)):
         path = folder.path(index)
         require_regular_file(path)
         try:
             with open_image(path) as image:
-                shapes.add((image.height, image.width))
+                shapes.append((image.height, image.width))
         except Exception as error:  # decoders raise all kinds of errors
-            raise ImageError(f"{path}: cannot be read as an image: {reason(error)}") from error
-    return shapes.pop() if len(shapes) == 1 else None
+            raise unreadable(path, error) from error
+    return shapes
+
+
+def typical_side(data: DataInfo) -> int:
+    """The median of the images' shorter sides in pixels; of a folder, that of 64 images spread over it."""
+    if data.table is not None:
+        return int(np.median(np.minimum(data.table.heights, data.table.widths)))
+    assert isinstance(data.samples, FolderSamples)
+    return int(np.median([min(shape) for shape in _some_shapes(data.samples)]))

@@ -1,52 +1,65 @@
 """Where images come from: `digits`, `cifar10`, `imagefolder`, `imagenet`, each as a training and a
-validation split."""
+validation split, image folders also with a test split."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 from PIL import Image
 
-from anynet_dist.data.samples import ArraySamples, FolderSamples, Samples, class_names
+from anynet_dist.data.samples import ArraySamples, Samples
+from anynet_dist.data.splits import Fractions, open_splits, split_folders
 from anynet_dist.system.errors import UserError, unknown_name
-
-log = logging.getLogger(__name__)
 
 DIGITS_SIDE = 32
 DIGITS_HELD_OUT = 0.2
 SPLITS = ("train", "val")
+"""Those that each source has."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in two splits. `val` is what the field reports on: CIFAR-10's test images, ImageNet's
+    """A data set in splits. `val` is what the field reports on: CIFAR-10's test images, ImageNet's
     validation."""
 
     name: str
     classes: tuple[str, ...]
     train: Samples
     val: Samples
+    test: Samples | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """How each split came about, where it is not the data set's own."""
 
     @property
     def splits(self) -> Mapping[str, Samples]:
-        """Both splits by name."""
-        return dict(zip(SPLITS, (self.train, self.val), strict=True))
+        """The splits by name."""
+        own = {"train": self.train, "val": self.val}
+        return own if self.test is None else {**own, "test": self.test}
 
 
 def load_source(
-    name: str, root: Path | None = None, *, allow_download: bool = False, seed: int = 0
+    name: str,
+    root: Path | None = None,
+    *,
+    allow_download: bool = False,
+    seed: int = 0,
+    fractions: Fractions | None = None,
 ) -> Source:
     """The source called `name`; `root` is its folder (digits needs none), `seed` splits the digits.
 
-    Raises UserError when the name is unknown or the data is not there.
+    `fractions` of an image folder's training images become its other splits. Raises UserError when the name
+    is unknown or the data is not there.
     """
+    fractions = fractions or Fractions()
     if name not in SOURCES:
         raise unknown_name("data source", name, SOURCES)
+    if fractions and name not in _FOLDERS:
+        raise UserError(f"{name} has its own splits: leave out --val-fraction and --test-fraction")
     if name == "digits":
         if root is not None or allow_download:
             raise UserError("digits come with scikit-learn: they take neither a root nor a download")
@@ -55,7 +68,7 @@ def load_source(
         raise UserError(f"{name} needs its folder: give --root")
     if allow_download and name != "cifar10":
         raise UserError(f"{name} cannot be downloaded; give the folder that holds it with --root")
-    return _READERS[name](root, allow_download)
+    return _cifar10(root, allow_download) if name == "cifar10" else _FOLDERS[name](root, fractions)
 
 
 def _digits(seed: int) -> Source:
@@ -74,7 +87,8 @@ def _digits(seed: int) -> Source:
         np.arange(len(labels)), test_size=DIGITS_HELD_OUT, stratify=labels, random_state=seed
     )
     classes = tuple(str(digit) for digit in range(10))
-    return Source("digits", classes, *(ArraySamples(images[part], labels[part]) for part in (train, val)))
+    first, second = (ArraySamples(images[part], labels[part]) for part in (train, val))
+    return Source("digits", classes, first, second)
 
 
 def _enlarge(digit: np.ndarray) -> np.ndarray:
@@ -83,12 +97,17 @@ def _enlarge(digit: np.ndarray) -> np.ndarray:
 
 
 def _cifar10(root: Path, allow_download: bool) -> Source:
-    if (root / "train").is_dir():
+    if root.is_dir() and split_folders(root):
         return _folder("cifar10", root)
     from torchvision.datasets import CIFAR10
 
     try:
         parts = [CIFAR10(str(root), train=train, download=allow_download) for train in (True, False)]
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(
+            f"CIFAR-10 cannot be downloaded ({getattr(error, 'reason', error)}): where there is no network,"
+            f" fetch {CIFAR10.url} elsewhere, put {CIFAR10.filename} into {root} and repeat this command"
+        ) from error
     except RuntimeError as error:
         raise UserError(
             f"{root}: holds neither CIFAR-10's own files nor train/ and test/ class folders; "
@@ -98,8 +117,8 @@ def _cifar10(root: Path, allow_download: bool) -> Source:
     return Source("cifar10", tuple(parts[0].classes), train, val)
 
 
-def _imagenet(root: Path) -> Source:
-    source = _folder("imagenet", root)
+def _imagenet(root: Path, fractions: Fractions) -> Source:
+    source = _folder("imagenet", root, fractions)
     strange = [name for name in source.classes if not re.fullmatch(r"n\d{8}", name)]
     if strange:
         raise UserError(
@@ -109,24 +128,13 @@ def _imagenet(root: Path) -> Source:
     return source
 
 
-def _folder(name: str, root: Path) -> Source:
-    held_out = [root / split for split in ("val", "test") if (root / split).is_dir()]
-    if not (root / "train").is_dir() or not held_out:
-        raise UserError(f"{root}: expected train/CLASS/IMAGE and val/CLASS/IMAGE (or test/CLASS/IMAGE) in it")
-    if len(held_out) > 1:
-        log.warning("%s: has val/ and test/; val/ is taken for validation, test/ is left out", root)
-    classes = class_names(root / "train")
-    unknown = set(class_names(held_out[0])) - set(classes)
-    if unknown:
-        raise UserError(f"{held_out[0]}: class '{min(unknown)}' does not occur in {root / 'train'}")
-    return Source(
-        name, tuple(classes), FolderSamples(root / "train", classes), FolderSamples(held_out[0], classes)
-    )
+def _folder(name: str, root: Path, fractions: Fractions | None = None) -> Source:
+    found = open_splits(root, fractions or Fractions())
+    return Source(name, found.classes, **found.samples, rules=found.rules)
 
 
-_READERS: dict[str, Callable[[Path, bool], Source]] = {
-    "cifar10": _cifar10,
-    "imagefolder": lambda root, _: _folder("imagefolder", root),
-    "imagenet": lambda root, _: _imagenet(root),
+_FOLDERS: dict[str, Callable[[Path, Fractions], Source]] = {
+    "imagefolder": lambda root, fractions: _folder("imagefolder", root, fractions),
+    "imagenet": _imagenet,
 }
-SOURCES = ("digits", *_READERS)
+SOURCES = ("digits", "cifar10", *_FOLDERS)

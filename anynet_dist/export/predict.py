@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anynet_dist.data import image_folders
 from anynet_dist.data.augment import SampleTransform
 from anynet_dist.data.order import EvalPlan
-from anynet_dist.data.samples import IMAGE_SUFFIXES, Pixels, decode, read_image_file, reason
+from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
 from anynet_dist.data.torch_loader import TorchLoader
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.system.errors import UserError
@@ -78,9 +78,9 @@ def _predict(
         guesses = iter(_classify(network, description, whole, top, device) if whole else ())
         for file, result in zip(batch, read, strict=True):
             if isinstance(result, str):
-                yield Prediction(str(file), error=result)
+                yield Prediction(image_folders.readable(file), error=result)
             else:
-                yield Prediction(str(file), next(guesses))
+                yield Prediction(image_folders.readable(file), next(guesses))
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -92,11 +92,11 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    files = (Path(where, name) for where, _, names in os.walk(folder) for name in names)
-    images = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = image_folders.find_images(folder).images
     if not images:
-        raise UserError(f"{folder}: no images in this folder (known: {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return images
+        known = ", ".join(sorted(image_folders.IMAGE_SUFFIXES))
+        raise UserError(f"{image_folders.readable(folder)}: no images in this folder (known: {known})")
+    return sorted(folder / image for image in images)
 
 
 def _read(file: Path) -> Pixels | str:

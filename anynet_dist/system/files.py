@@ -99,7 +99,7 @@ def flush(path: Path) -> None:
 def write_text(target: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `target` atomically."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may be no UTF-8
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:

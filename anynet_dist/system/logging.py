@@ -59,7 +59,7 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
 
     Each line has its time.
     """
-    handler = _LogFile(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(RedactingFilter())
     logger = logging.getLogger("anynet_dist")

@@ -12,7 +12,8 @@ from torch import nn
 
 from anynet_dist.config.schema import AugmentConfig, Config
 from anynet_dist.data.augment import Augmentation
-from anynet_dist.data.loaders import DataInfo, Loader, eval_loader, open_dataset, train_loader
+from anynet_dist.data.image_folders import readable
+from anynet_dist.data.loaders import DataInfo, Loader, eval_loader, open_dataset, train_loader, typical_side
 from anynet_dist.data.order import Indices, TrainPlan, split_indices
 from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.registry import load_plugins
@@ -27,7 +28,10 @@ from anynet_dist.training.weights import NetworkDescription
 
 logger = logging.getLogger(__name__)
 
+Channels = tuple[float, float, float]
 UNKNOWN_CLASSES = 1000
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+USUAL_SIDES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,9 @@ def resolve(config: Config, info: DataInfo) -> Config:
         raise UserError(
             f"model.num_classes: {classes} outputs for the {len(info.classes)} classes of the data"
         )
-    train_res = config.data.train_res or _own_resolution(info)
+    train_res = config.data.train_res or _own_resolution(config, info)
     eval_res = config.data.eval_res or train_res
-    if info.mean is None and config.data.mean is None:
-        raise UserError(
-            f"data.mean and data.std are not set, and {info.path} does not state them: set them,"
-            f" or build a .beton file, which does, with 'anynet data build'"
-        )
+    mean, std = _normalisation(config, info)
     resolved = replace(
         config,
         model=replace(config.model, num_classes=classes),
@@ -103,20 +103,38 @@ def resolve(config: Config, info: DataInfo) -> Config:
             config.data,
             train_res=train_res,
             eval_res=eval_res,
-            mean=config.data.mean or info.mean,
-            std=config.data.std or info.std,
+            mean=mean,
+            std=std,
         ),
     )
     check_network(resolved)
     return resolved
 
 
-def _own_resolution(info: DataInfo) -> int:
-    if info.constant_shape is None:
-        raise UserError(
-            "data.train_res is not set, and the images differ in size: set it, for example to 224"
+def _normalisation(config: Config, info: DataInfo) -> tuple[Channels, Channels]:
+    """Mean and deviation: those of the config, else those of the data, else those of ImageNet."""
+    mean, std = config.data.mean or info.mean, config.data.std or info.std
+    missing = [name for name, value in (("data.mean", mean), ("data.std", std)) if value is None]
+    if missing:
+        logger.info(
+            "%s: those of ImageNet, for nobody measured the images of %s ('anynet data build' does)",
+            " and ".join(missing),
+            readable(info.path),
         )
-    return info.constant_shape[0]
+    return mean or IMAGENET_MEAN, std or IMAGENET_STD
+
+
+def _own_resolution(config: Config, info: DataInfo) -> int:
+    if info.constant_shape is not None:
+        return info.constant_shape[0]
+    side = typical_side(info)
+    option = f"--data.train_res {max((usual for usual in USUAL_SIDES if usual <= side), default=side)}"
+    if not config.data.augment.random_resized_crop:
+        option += " --data.augment.random_resized_crop true"
+    raise UserError(
+        "data.train_res is not set, and the images differ in size: their shorter sides are about"
+        f" {side} pixels, so try {option}"
+    )
 
 
 def _crop_ratio(config: Config, split: Split) -> float | None:

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, load
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from anynet_dist.config import Config, dump_config
@@ -36,7 +35,7 @@ from anynet_dist.training.progress import (
     read_progress,
 )
 from anynet_dist.training.tracking import RunLog
-from anynet_dist.training.weights import AVERAGE, MODEL, write_tensors
+from anynet_dist.training.weights import AVERAGE, MODEL, load_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
 
     def load_ours(models: list[nn.Module], folder: str) -> None:
         models.clear()
-        network.load_state_dict(load_file(Path(folder) / MODEL))
+        network.load_state_dict(load_tensors(Path(folder) / MODEL))
 
     accelerator.register_save_state_pre_hook(drop_weights)
     accelerator.register_load_state_pre_hook(load_ours)
@@ -195,7 +194,7 @@ def _restore_random_states(path: Path, rank: int, world_size: int) -> None:
 
 def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) -> None:
     """Load only the weights of a checkpoint, and those of the moving average."""
-    network.load_state_dict(load_file(path / MODEL))
+    network.load_state_dict(load_tensors(path / MODEL))
     if average:
         _load_average(path, average)
 
@@ -203,4 +202,4 @@ def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) 
 def _load_average(path: Path, average: WeightAverage) -> None:
     if not (path / AVERAGE).exists():
         logger.warning("%s has no moving average: it starts afresh from the weights", path)
-    average.module.load_state_dict(load_file(path / (AVERAGE if (path / AVERAGE).exists() else MODEL)))
+    average.module.load_state_dict(load_tensors(path / (AVERAGE if (path / AVERAGE).exists() else MODEL)))

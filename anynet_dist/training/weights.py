@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
-from torch import nn
+from torch import Tensor, nn
 
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.registry import provide_parts
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, sha256_of, write_json
+from anynet_dist.system.utf8_paths import utf8_path
 
 DESCRIPTION = "network.json"
 MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -102,7 +103,7 @@ def load_network(
     provide_parts(description.model, description.plugins, file, allow_plugins)
     network = _build(file, description)
     try:
-        network.load_state_dict(load_file(str(file)))
+        network.load_state_dict(load_tensors(file))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise UserError(
             f"{file} does not hold the weights of its own description: {_in_short(error)}"
@@ -215,9 +216,15 @@ def _fact(text: str) -> Any:
         return text
 
 
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises SafetensorError where it is none."""
+    with utf8_path(file) as name:
+        return load_file(name)
+
+
 def _metadata(file: Path) -> dict[str, str]:
     try:
-        with safe_open(str(file), framework="pt") as opened:
+        with utf8_path(file) as name, safe_open(name, framework="pt") as opened:
             return opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a whole safetensors file: {error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from anynet_dist.commands import data
 from anynet_dist.data import beton_writer, plan, profiles, sources
@@ -78,6 +79,20 @@ def test_a_build_does_not_take_the_place_of_what_is_no_file(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["val.beton"]
     with pytest.raises(UserError, match=rf"cannot be written: {tmp_path}/val\.beton is not a folder"):
         run("build", "digits", "--out", str(tmp_path / "val.beton"), "--workers", "1")
+
+
+def test_inspect_shows_class_names_that_look_like_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("[red]", "[b]"):
+        (tmp_path / "[own]" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (4, 4)).save(tmp_path / "[own]" / name / f"{number}.png")
+    out = tmp_path / "out"
+    run("build", "imagefolder", "--root", f"{tmp_path}/[own]", "--val-fraction", "0.5", "--out", str(out))
+    capsys.readouterr()
+    run("inspect", str(out / "val.beton"))
+    assert "2 ([b], [red])" in capsys.readouterr().out
 
 
 def test_inspect_refuses_a_changed_file(tmp_path: Path) -> None:

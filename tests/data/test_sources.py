@@ -80,6 +80,15 @@ def test_cifar10_in_its_own_files(tmp_path: Path) -> None:
         load_source("cifar10", tmp_path)  # the checksums are not those of CIFAR-10
 
 
+def test_a_download_without_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(
+        UserError, match=rf"cannot be downloaded .*put cifar-10-python\.tar\.gz into {tmp_path}"
+    ):
+        load_source("cifar10", tmp_path, allow_download=True)
+
+
 def test_cifar10_as_an_image_folder(photos: Path, tmp_path: Path) -> None:
     source = load_source("cifar10", folder_source(photos, tmp_path, "test"))
     assert source.name == "cifar10"
