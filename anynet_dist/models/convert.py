@@ -136,6 +136,7 @@ def our_names(keys: Iterable[str]) -> dict[str, str]:
     Raises:
         UserError: the names are those of no library that we know.
     """
+    keys = list(keys)
     naming = _naming_of(keys)
     bare = {key: bare_name(key) for key in keys}
     return {(naming and naming.ours(name)) or name: key for key, name in bare.items()}

@@ -6,7 +6,6 @@ Where the library is at hand its network is built, so that outputs can be compar
 from __future__ import annotations
 
 import json
-import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from torch import nn
 from anynet_dist.models.checkpoint_files import StateDict
 from anynet_dist.models.convert import bare_name
 from anynet_dist.system.errors import UserError
-
-log = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = ("bn_momentum", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 """timm's options that matter in training alone."""
@@ -41,6 +38,10 @@ COMPARED = (
     "stem_width",
 )
 """timm's options with which its network is built, to compare its outputs. None of them names a file."""
+
+
+class MisfitError(Exception):
+    """Weights are not of the network that is said to be theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +140,10 @@ def _is_size(value: Any) -> bool:
 
 
 def original_network(origin: Origin, state_dict: StateDict, classes: int, channels: int) -> nn.Module | None:
-    """The library's own network with the weights; None where it is not at hand or they do not fit.
+    """The library's own network with the weights; None where it is not at hand.
 
     Raises:
+        MisfitError: the weights are not of that network.
         UserError: options change the network in a way that is not known here, or it cannot be built.
     """
     try:
@@ -155,8 +157,7 @@ def original_network(origin: Origin, state_dict: StateDict, classes: int, channe
     except RuntimeError:
         missing, unexpected = ["another shape"], []
     if missing or unexpected:
-        log.warning("it says that it is %s's %s, but its weights are not", origin.library, origin.name)
-        return None
+        raise MisfitError(f"it says that it is {origin.library}'s {origin.name}, but its weights are not")
     return network.eval()
 
 

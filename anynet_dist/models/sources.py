@@ -20,7 +20,7 @@ from torch import nn
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.checkpoint_files import StateDict, Weights, choose_weights, read_checkpoint
 from anynet_dist.models.convert import Channels, convert_state_dict, our_names, refuse_known_others
-from anynet_dist.models.origins import Origin, find_origin, original_network
+from anynet_dist.models.origins import MisfitError, Origin, find_origin, original_network
 from anynet_dist.models.pycls import pycls_images, pycls_network, read_pycls_config
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec
@@ -127,7 +127,11 @@ def _trained_from(origin: Origin, name: str, state_dict: StateDict) -> Source:
     log.info("by its own options %s is %s's %s", name, origin.library, origin.name)
     shape = _shape_of(state_dict)
     classes, channels = shape.get("num_classes", 0), shape.get("in_channels", 3)
-    network = original_network(origin, state_dict, classes, channels)
+    try:
+        network = original_network(origin, state_dict, classes, channels)
+    except MisfitError as error:
+        log.warning("%s: %s", name, error)
+        return Source(name=name, state_dict=state_dict, **origin.images)
     settings = getattr(network, "pretrained_cfg", None) or {}
     images = {"mean": settings.get("mean"), "std": settings.get("std"), **origin.images}
     find_preset = torchvision_preset if origin.library == "torchvision" else timm_preset

@@ -82,11 +82,8 @@ def test_timms_training_checkpoint_names_its_network_and_keeps_an_average(
     assert_same(raw.network, network)
 
 
-@pytest.mark.parametrize("change", [{"output_stride": 16}, {"aa_layer": "avg"}])
-def test_what_fits_but_computes_something_else_by_the_scripts_options_is_refused(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
-    path, _, _ = timm_checkpoint(tmp_path, "resnet18", model_kwargs=change)
+def test_what_fits_but_computes_something_else_by_the_scripts_options_is_refused(tmp_path: Path) -> None:
+    path, _, _ = timm_checkpoint(tmp_path, "resnet18", model_kwargs={"output_stride": 16})
     with pytest.raises(UserError, match="its weights fit the model, but its outputs differ by up to"):
         import_network(read_source(str(path)), {"preset": "resnet18"})
 
@@ -108,6 +105,19 @@ def test_options_that_could_read_other_files_are_not_passed_on(tmp_path: Path) -
         UserError, match=r"resnet18 changed by checkpoint_path='/anything', which is not known"
     ):
         read_source(str(path))
+
+
+def test_options_of_another_network_are_not_believed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, network, _ = timm_checkpoint(tmp_path, "resnet18")
+    checkpoint: Any = read_checkpoint(path)
+    checkpoint["args"].model = "resnet34"
+    torch.save(checkpoint, path)
+    source = read_source(str(path), "raw")
+    assert "it says that it is timm's resnet34, but its weights are not" in caplog.text
+    assert source.description is None
+    assert_same(import_network(source, {"preset": "resnet18"}).network, network)
 
 
 def torchvision_checkpoint(path: Path) -> tuple[nn.Module, nn.Module]:
@@ -202,6 +212,16 @@ def test_plain_values_beside_the_weights(value: Any, tmp_path: Path) -> None:
     assert str(read["metric"]) == str(value)
 
 
+def test_files_of_older_versions_of_torch_and_numpy(tmp_path: Path) -> None:
+    checkpoint = {"state_dict": {"a": torch.ones(1)}, "metric": np.float64(1.5)}
+    torch.save(checkpoint, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.pt").read_bytes()
+    assert b"numpy._core.multiarray" in data
+    (tmp_path / "a.pt").write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    read: Any = read_checkpoint(tmp_path / "a.pt")
+    assert read["metric"] == 1.5
+
+
 class Meter:
     """An object of somebody's own."""
 
@@ -223,7 +243,7 @@ def test_the_object_in_the_way_is_named_in_one_plain_sentence(tmp_path: Path) ->
 
 
 def test_torchscript_is_named(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / "script.pt"))
     with pytest.raises(UserError, match="holds a TorchScript program, which only running code could load"):
         read_checkpoint(tmp_path / "script.pt")
