@@ -96,7 +96,7 @@ def _cannot_be_read_safely(path: Path, message: str) -> UserError:
     )
 
 
-def choose_weights(checkpoint: object, weights: Weights = "best") -> StateDict:
+def choose_weights(checkpoint: Any, weights: Weights = "best") -> StateDict:
     """The weights in a checkpoint, or `checkpoint` itself where it is a state dict.
 
     `raw` are those that were trained, `ema` their moving average, `best` what the errors in the checkpoint
@@ -105,26 +105,26 @@ def choose_weights(checkpoint: object, weights: Weights = "best") -> StateDict:
     Raises:
         UserError: there are none, or not those that are asked for.
     """
-    found = {
-        kind: state
-        for kind, names in (("raw", RAW), ("ema", AVERAGED))
-        if (state := _under(checkpoint, names)) is not None
-    }
+    found: dict[str, tuple[str, StateDict]] = {}
+    for kind, names in (("raw", RAW), ("ema", AVERAGED)):
+        place = _under(checkpoint, names)
+        if place:
+            found[kind] = place
     if not found and _is_state_dict(checkpoint):
         found["ema" if UPDATES in checkpoint else "raw"] = ("", checkpoint)
     if not found:
         raise UserError(_no_weights(checkpoint))
-    kind, reason = (weights, "as asked") if weights != "best" else _better(checkpoint, set(found))
-    if kind not in found:
-        there, asked = ("raw", "no moving average") if kind == "ema" else ("ema", "only a moving average")
+    chosen, reason = (weights, "as asked") if weights != "best" else _better(checkpoint, set(found))
+    if chosen not in found:
+        there, asked = ("raw", "no moving average") if chosen == "ema" else ("ema", "only a moving average")
         raise UserError(f"there is {asked} of the weights here: leave out --weights, or ask for {there}")
-    name, state = found[kind]
+    name, state = found[chosen]
     if name:
         log.info("taking the weights from the checkpoint's '%s' (%s)", name, reason)
     return {key: tensor for key, tensor in state.items() if key != UPDATES}
 
 
-def _under(checkpoint: object, names: tuple[str, ...]) -> tuple[str, StateDict] | None:
+def _under(checkpoint: Any, names: tuple[str, ...]) -> tuple[str, StateDict] | None:
     """The first of the names with a state dict under it, and that state dict."""
     for name in names if isinstance(checkpoint, Mapping) else ():
         value = checkpoint.get(name)

@@ -142,9 +142,11 @@ class _Loader(yaml.SafeLoader):
     """Also reads the tuples that YACS writes, as lists."""
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node, deep=True)
-)
+def _as_list(loader: yaml.SafeLoader, node: Any) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _as_list)
 
 
 def read_pycls_config(text: str) -> PyclsConfig:

@@ -148,15 +148,15 @@ def test_what_the_command_line_says_of_a_network_wins(
     description: dict[str, Any] = {"preset": "resnet20", "num_classes": 10}
     network = build_anynet(**description)
     cfg = {**CIFAR, "MODEL": {"TYPE": "resnet", "DEPTH": 20, "NUM_CLASSES": 10}}
-    theirs = {
+    state = {
         key.replace("stage", "s").replace(".shortcut.0.", ".proj.").replace(".shortcut.1.", ".bn."): tensor
         for key, tensor in network.state_dict().items()
     }
     for block in range(3):
-        theirs = {key.replace(f".{2 - block}.", f".b{3 - block}.", 1): value for key, value in theirs.items()}
-    for ours, name in (("conv1", "f.a"), ("conv2", "f.b"), ("bn1", "f.a_bn"), ("bn2", "f.b_bn")):
-        theirs = {key.replace(ours, name): tensor for key, tensor in theirs.items()}
-    torch.save({"model_state": theirs, "cfg": yaml.safe_dump(cfg)}, tmp_path / "a.pyth")
+        state = {key.replace(f".{2 - block}.", f".b{3 - block}.", 1): value for key, value in state.items()}
+    for layer, name in (("conv1", "f.a"), ("conv2", "f.b"), ("bn1", "f.a_bn"), ("bn2", "f.b_bn")):
+        state = {key.replace(layer, name): tensor for key, tensor in state.items()}
+    torch.save({"model_state": state, "cfg": yaml.safe_dump(cfg)}, tmp_path / "a.pyth")
     source, out = str(tmp_path / "a.pyth"), tmp_path / "out.safetensors"
     words = ["models", "import", source, "--out", str(out), "--overwrite"]
     assert main(words) == 0

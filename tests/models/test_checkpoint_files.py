@@ -37,18 +37,16 @@ def with_statistics(network: nn.Module, shift: float = 0.0) -> nn.Module:
 
 def timm_checkpoint(folder: Path, name: str, **args: Any) -> tuple[Path, nn.Module, nn.Module]:
     """A file of timm's CheckpointSaver, and the two networks in it: as trained, and its average."""
-    from timm.utils import CheckpointSaver, ModelEmaV3
-
     kwargs = args.get("model_kwargs", {})
     network = with_statistics(timm.create_model(name, num_classes=10, **kwargs))
-    average = ModelEmaV3(network)
+    average = timm.utils.ModelEmaV3(network)
     with_statistics(average.module, shift=0.5)
     options = argparse.Namespace(
         model=name, gp=None, bn_eps=None, img_size=None, input_size=None, mean=None, std=None, crop_pct=None
     )
     vars(options).update(args)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    saver = CheckpointSaver(
+    saver = timm.utils.CheckpointSaver(
         network,
         optimizer,
         args=options,
