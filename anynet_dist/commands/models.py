@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from anynet_dist.models import NetworkSpec, PartComplexity
     from anynet_dist.models.memory import Optimizer, Precision, TrainingMemory
+    from anynet_dist.models.sources import Source
 
 RESOLUTION = 224
 CLASSES = 1000
@@ -50,8 +51,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     imports.add_argument(
         "--model",
         metavar="NAME_OR_CONFIG",
-        help="the network they are for; torchvision:NAME and timm:NAME mostly say it themselves",
+        help="the network they are for; torchvision:NAME, timm:NAME and most checkpoints say it themselves",
     )
+    imports.add_argument(
+        "--weights",
+        choices=("ema", "raw", "best"),
+        default="best",
+        help="of a checkpoint with a moving average: that, what was trained, or what the checkpoint says is"
+        " better (default; where it does not say, the moving average)",
+    )
+    order = imports.add_mutually_exclusive_group()
+    order.add_argument(
+        "--rgb", dest="channels", action="store_const", const="rgb", help="trained on RGB images"
+    )
+    order.add_argument(
+        "--bgr", dest="channels", action="store_const", const="bgr", help="trained on BGR images"
+    )
+    for name in ("mean", "std"):
+        imports.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{name} of the images in 0..1, in RGB order (default: what the source says, or ImageNet's)",
+        )
+    imports.add_argument("--res", type=int, help="side of the images (default: what the source says, or 224)")
     imports.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write"
     )
@@ -240,9 +264,9 @@ def _import(args: argparse.Namespace) -> None:
     setup_logging()
     check_outputs(args.out, overwrite=args.overwrite)
     described = _described(args.model, args.allow_plugins) if args.model else None
-    source = read_source(args.source)
+    source = _with_options(read_source(args.source, args.weights), args)
     if described is None:
-        described = _named_by(source.preset, args.source)
+        described = _named_by(source.description, args.source)
     imported = import_network(source, described.model)
     description = NetworkDescription(
         model=imported.model,
@@ -250,16 +274,28 @@ def _import(args: argparse.Namespace) -> None:
         mean=source.mean,
         std=source.std,
         resolution=source.resolution,
+        crop_ratio=source.crop_ratio,
         plugins=described.plugins,
     )
     save_network(args.out, imported.network, description, source=source.name)
     print(f"{args.out}: {_summary(imported.model, imported.network.spec)}{_compared(imported.difference)}")
 
 
-def _named_by(preset: str | None, source: str) -> Described:
-    if preset is None:
+def _with_options(source: Source, args: argparse.Namespace) -> Source:
+    """The source, with what the command line says of its images."""
+    if any(not 0 <= value <= 1 for value in args.mean or ()) or any(value <= 0 for value in args.std or ()):
+        raise UserError("--mean takes three numbers from 0 to 1, --std three above 0, as for pixels in 0..1")
+    if args.res is not None and args.res < 1:
+        raise UserError(f"--res must be at least 1, not {args.res}")
+    said = {"channels": args.channels, "resolution": args.res}
+    said |= {key: tuple(colour) for key in ("mean", "std") if (colour := getattr(args, key))}
+    return replace(source, **{key: value for key, value in said.items() if value is not None})
+
+
+def _named_by(model: dict[str, Any] | None, source: str) -> Described:
+    if model is None:
         raise UserError(f"{source} does not say which network it is for: name it with --model NAME_OR_CONFIG")
-    return Described(model={"preset": preset})
+    return Described(model=model)
 
 
 def _summary(model: dict[str, Any], spec: NetworkSpec) -> str:

@@ -30,6 +30,18 @@ def dump_config(config: Config) -> str:
     return "".join(f"{line.text}\n" for line in _lines(redact_values(asdict(config))))
 
 
+def dump_options(options: Mapping[str, Any]) -> str:
+    """The YAML of some options, given by dotted key."""
+    tree: dict[str, Any] = {}
+    for key, value in options.items():
+        *sections, name = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return "".join(f"{line.text}\n" for line in _lines(redact_values(tree)))
+
+
 def dump_with_sources(loaded: LoadedConfig) -> str:
     """The YAML of every option with a comment that says where its value came from."""
     text = ""

@@ -98,8 +98,8 @@ class ModelConfig:
     zero_init_residual: bool | None = None
     """Start each residual block as the identity. Default: false."""
     pretrained: str | None = None
-    """Start from these weights: a run, a checkpoint, a model.safetensors, torchvision:NAME or timm:NAME.
-    A head for other classes starts anew."""
+    """Start from these weights: a run, a checkpoint, a model.safetensors, a file of timm, torchvision or
+    pycls, torchvision:NAME or timm:NAME. A head for other classes starts anew."""
     freeze: list[str] = field(default_factory=list)
     """Parts that do not train: stem, stage1, stage2, ..."""
 

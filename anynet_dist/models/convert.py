@@ -1,7 +1,7 @@
 """Weights of other libraries' networks in our names: torchvision, timm and pycls, each known by its keys.
 
-The networks compute the same, so nothing but names changes; except that pycls feeds its networks images in
-BGR order, so the input channels of their stems are reversed.
+The networks compute the same, so nothing but names changes; except that pycls' ImageNet loader gives images
+in BGR order, so the input channels of the stems that it trained are reversed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -22,10 +23,10 @@ log = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
 
-WRAPPERS = ("model_state", "state_dict", "model")
-"""Where checkpoints keep their state dict: pycls, timm, torchvision's reference scripts."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+Channels = Literal["rgb", "bgr", "ask"]
+"""Order of the image channels that a network was trained on; "ask" where only its author knows."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+"""What DistributedDataParallel, torch.compile and modules around a network put before every name."""
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SHOWN = 5
 """Layers that do not fit, named in one message."""
@@ -110,23 +111,23 @@ _PYCLS = Naming(
 NAMINGS = (_RESNET, _TORCHVISION_REGNET, _TIMM_REGNET, _PYCLS)
 
 
-def unwrap_checkpoint(checkpoint: object) -> StateDict:
-    """The state dict in a checkpoint of pycls, timm or torchvision, or `checkpoint` if it is one itself.
+def refuse_known_others(state_dict: StateDict) -> None:
+    """Refuse networks that are outside the space though most of their names are known, saying what they are.
 
     Raises:
-        UserError: there is none.
+        UserError: it is such a network.
     """
-    for name in WRAPPERS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
-            log.info("taking the weights from the checkpoint's '%s'", name)
-            return unwrap_checkpoint(checkpoint[name])
-    if isinstance(checkpoint, Mapping) and all(isinstance(value, Tensor) for value in checkpoint.values()):
-        return checkpoint
-    found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
-    raise UserError(
-        f"there is no state dict, names with their tensors: neither here nor under {', '.join(WRAPPERS)} "
-        f"(found: {found})"
+    shapes = {bare_name(key): tensor.shape for key, tensor in state_dict.items()}
+    deep_stem = len(shapes.get("conv1.0.weight", ())) == 4
+    pooled_shortcut = any(
+        re.fullmatch(r"layer\d+\.0\.downsample\.1\.weight", name) and len(shape) == 4
+        for name, shape in shapes.items()
     )
+    if deep_stem or pooled_shortcut:
+        kind = "a ResNet-D" if deep_stem and pooled_shortcut else "a variant of ResNet"
+        parts = ["a stem of three 3x3 convolutions"] * deep_stem
+        parts += ["shortcuts that pool before their 1x1 convolution"] * pooled_shortcut
+        raise UserError(f"this is {kind} ({' and '.join(parts)}), which no network here computes")
 
 
 def our_names(keys: Iterable[str]) -> dict[str, str]:
@@ -135,33 +136,50 @@ def our_names(keys: Iterable[str]) -> dict[str, str]:
     Raises:
         UserError: the names are those of no library that we know.
     """
+    keys = list(keys)
     naming = _naming_of(keys)
-    bare = {key: _without_prefixes(key) for key in keys}
+    bare = {key: bare_name(key) for key in keys}
     return {(naming and naming.ours(name)) or name: key for key, name in bare.items()}
 
 
-def rename_state_dict(state_dict: StateDict) -> dict[str, Tensor]:
-    """The same tensors under the names of `our_names`, pycls' stem turned to RGB.
+def rename_state_dict(state_dict: StateDict, channels: Channels | None = None) -> dict[str, Tensor]:
+    """The same tensors under the names of `our_names`, with a stem that takes RGB images.
+
+    Without `channels` networks of pycls are taken to be trained on BGR, as its ImageNet loader gives it.
 
     Raises:
-        UserError: as `our_names` does.
+        UserError: as `our_names` does, or `channels` must be asked for.
     """
     renamed = {ours: state_dict[theirs] for ours, theirs in our_names(state_dict).items()}
     stem = renamed.get("stem.conv.weight")
-    if _naming_of(state_dict) is _PYCLS and stem is not None and stem.shape[1] == 3:
-        log.info("pycls' networks take BGR images: the input channels of the stem are reversed to RGB")
+    if stem is None or stem.shape[1] != 3:
+        return renamed
+    if channels == "ask":
+        raise UserError(
+            "it does not say whether it was trained on RGB or BGR images: say so with --rgb or --bgr of"
+            " 'anynet models import'"
+        )
+    if channels is None and _naming_of(state_dict) is _PYCLS:
+        channels = "bgr"
+        log.warning("it may be trained on RGB or BGR images: taking BGR, as pycls' ImageNet loader gives")
+    if channels == "bgr":
+        log.info("it takes BGR images: the input channels of the stem are reversed to RGB")
         renamed["stem.conv.weight"] = stem.flip(1)
     return renamed
 
 
-def convert_state_dict(state_dict: StateDict, network: nn.Module) -> dict[str, Tensor]:
+def convert_state_dict(
+    state_dict: StateDict, network: nn.Module, channels: Channels | None = None
+) -> dict[str, Tensor]:
     """The weights of another library's network as `network.load_state_dict` takes them.
 
     Raises:
-        UserError: the names are of no library that we know, or the weights do not fit the network; the
-            message names layers with both shapes, and presets that would fit.
+        UserError: as `rename_state_dict` does, or the weights do not fit the network; the message names
+            layers with both shapes, and presets that would fit.
     """
-    names, renamed, expected = our_names(state_dict), rename_state_dict(state_dict), network.state_dict()
+    refuse_known_others(state_dict)
+    names, expected = our_names(state_dict), network.state_dict()
+    renamed = rename_state_dict(state_dict, channels)
     for key, tensor in expected.items():  # old files do not count batches
         if key.endswith("num_batches_tracked"):
             renamed.setdefault(key, tensor)
@@ -177,7 +195,7 @@ def convert_state_dict(state_dict: StateDict, network: nn.Module) -> dict[str, T
 
 def _naming_of(keys: Iterable[str]) -> Naming | None:
     """The naming that knows most of the keys; None where they are ours already."""
-    names = [_without_prefixes(key) for key in keys]
+    names = [bare_name(key) for key in keys]
     if any(name.startswith("stage1.") for name in names):
         return None
     known = [sum(naming.ours(name) is not None for name in names) for naming in NAMINGS]
@@ -191,7 +209,8 @@ def _naming_of(keys: Iterable[str]) -> Naming | None:
     return best
 
 
-def _without_prefixes(key: str) -> str:
+def bare_name(key: str) -> str:
+    """The name without the prefixes of what was around the network."""
     while key.startswith(PREFIXES):
         key = key.partition(".")[2]
     return key

@@ -1,13 +1,13 @@
 """Networks that others trained: from a local file, or from torchvision's and timm's own downloads.
 
 A source is a path, `torchvision:NAME`, `torchvision:NAME.WEIGHTS` (such as resnet50.IMAGENET1K_V1) or
-`timm:NAME`, also with timm's tag (such as regnetx_004.pycls_in1k).
+`timm:NAME`, also with timm's tag (such as regnetx_004.pycls_in1k). A file that says of itself which network
+it belongs to, as the checkpoints of training scripts do, is taken at its word, and the word is checked.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from anynet_dist.models.anynet import AnyNet, build_anynet
-from anynet_dist.models.convert import StateDict, convert_state_dict, our_names, unwrap_checkpoint
+from anynet_dist.models.checkpoint_files import StateDict, Weights, choose_weights, read_checkpoint
+from anynet_dist.models.convert import Channels, convert_state_dict, our_names, refuse_known_others
+from anynet_dist.models.origins import MisfitError, Origin, find_origin, original_network
+from anynet_dist.models.pycls import pycls_images, pycls_network, read_pycls_config
+from anynet_dist.models.spec import NetworkSpec
+from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError, nearest_name, unknown_name
 from anynet_dist.system.files import require_regular_file
@@ -45,11 +48,22 @@ class Source:
     """The network itself, where the library that made it is at hand."""
     preset: str | None = None
     """Our preset of the same network, where the source's name says it."""
+    model: dict[str, Any] | None = None
+    """The network as arguments of `build_anynet`, where the source describes it."""
+    channels: Channels | None = None
+    """Order of the channels of its images; None where the names of the weights tell it."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of the outputs; empty where unknown."""
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     resolution: int = 224
+    crop_ratio: float | None = None
+    """Share of the shorter side that the centre crop of evaluation keeps, where it is known."""
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """The network as far as the source says it."""
+        return self.model or ({"preset": self.preset} if self.preset else None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,50 +77,125 @@ class Imported:
     """Largest difference from the source's own outputs; None where they could not be computed."""
 
 
-def read_source(source: str) -> Source:
+def read_source(source: str, weights: Weights = "best") -> Source:
     """Read a file of weights, or have torchvision or timm download their own.
 
+    `weights` chooses in a checkpoint that holds a moving average too, as `choose_weights` does.
+
     Raises:
-        UserError: there is no such file or network, the file holds no weights, or the download failed.
+        UserError: there is no such file or network, the file holds no weights, its network computes what none
+            of ours does, or the download failed.
     """
     library, colon, name = source.partition(":")
     if colon and library in LIBRARIES:
+        if weights != "best":
+            raise UserError(f"{source} comes with one set of weights: --weights {weights} is for checkpoints")
         return LIBRARIES[library](name)
     require_regular_file(source)
     if not Path(source).is_file():
         names = " or ".join(f"{library}:NAME" for library in LIBRARIES)
         raise UserError(f"{source}: there is no such file; name a file of weights, or {names}")
-    state_dict = read_weights(Path(source))
-    log.info("%s does not say how images were normalised: taking ImageNet's mean and std, 224 pixels", source)
-    return Source(name=source, state_dict=state_dict)
+    checkpoint = read_checkpoint(Path(source))
+    try:
+        return _from_checkpoint(source, checkpoint, choose_weights(checkpoint, weights))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _from_checkpoint(name: str, checkpoint: object, state_dict: StateDict) -> Source:
+    refuse_known_others(state_dict)
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("cfg"), str):
+        return _trained_by_pycls(name, checkpoint["cfg"], state_dict)
+    origin = find_origin(checkpoint, Path(name))
+    if origin:
+        return _trained_from(origin, name, state_dict)
+    log.info("%s does not say how images were normalised: taking ImageNet's mean and std, 224 pixels", name)
+    return Source(name=name, state_dict=state_dict)
+
+
+def _trained_by_pycls(name: str, text: str, state_dict: StateDict) -> Source:
+    config = read_pycls_config(text)
+    images, model = pycls_images(config), pycls_network(config)
+    log.info(
+        "by the config of pycls in %s: %s, trained on %s images of %d pixels",
+        *(name, model.get("preset", "an AnyNet"), images.channels.upper(), images.resolution),
+    )
+    return Source(name=name, state_dict=state_dict, model=model, **vars(images))
+
+
+def _trained_from(origin: Origin, name: str, state_dict: StateDict) -> Source:
+    log.info("by its own options %s is %s's %s", name, origin.library, origin.name)
+    shape = _shape_of(state_dict)
+    classes, channels = shape.get("num_classes", 0), shape.get("in_channels", 3)
+    try:
+        network = original_network(origin, state_dict, classes, channels)
+    except MisfitError as error:
+        log.warning("%s: %s", name, error)
+        return Source(name=name, state_dict=state_dict, **origin.images)
+    settings = getattr(network, "pretrained_cfg", None) or {}
+    images = {"mean": settings.get("mean"), "std": settings.get("std"), **origin.images}
+    find_preset = torchvision_preset if origin.library == "torchvision" else timm_preset
+    return Source(
+        name=name,
+        state_dict=state_dict,
+        network=network,
+        preset=find_preset(origin.name.partition(".")[0]),
+        classes=origin.classes if len(origin.classes) == classes else (),
+        **{key: value for key, value in images.items() if value is not None},
+    )
 
 
 def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
     """Build the network of the description `model` (arguments of `build_anynet`) with the source's weights.
 
     What the description leaves open of classes and image channels is as in the source. Where the source's own
-    network is at hand, both are run on the same random images.
+    network is at hand, both are run on the same random images; else the log says what was compared.
 
     Raises:
         UserError: the weights do not fit, or fit but the networks compute something else.
     """
     try:
-        model = {**_shape_of(source), **model}
+        model = {**_shape_of(source.state_dict), **model}
         network = build_anynet(**model).eval()
-        network.load_state_dict(convert_state_dict(source.state_dict, network))
+        network.load_state_dict(convert_state_dict(source.state_dict, network, source.channels))
+        other = other_computation(source, network.spec)
+        if other:
+            raise UserError(f"its weights fit the model, which computes something else: {other}")
     except UserError as error:
         raise UserError(f"{source.name}: {error}") from None
     return Imported(network=network, model=model, difference=_difference(source, network))
 
 
-def _shape_of(source: Source) -> dict[str, int]:
+def other_computation(source: Source, spec: NetworkSpec) -> str:
+    """How a network of the same shapes computes something else than the source's; empty where it does not.
+
+    Where the source does not say what it computes, the log says so.
+    """
+    if source.description is None:
+        if source.network is None:
+            log.warning(
+                "%s does not say what its network computes: only names and shapes were compared, not strides,"
+                " dilation, anti-aliasing or the epsilon of batch norm",
+                source.name,
+            )
+        return ""
+    theirs = network_spec(**source.description)
+    if theirs.stem.type != spec.stem.type:
+        return f"its stem is {theirs.stem.type}, the model's {spec.stem.type}"
+    strides = [[stage.stride for stage in each.stages] for each in (theirs, spec)]
+    if strides[0] != strides[1]:
+        return f"its strides are {strides[0]}, the model's {strides[1]}"
+    return ""
+
+
+def _shape_of(state_dict: StateDict) -> dict[str, int]:
     """Number of classes, and of the image's channels where it is not 3."""
-    names = our_names(source.state_dict)
+    names = our_names(state_dict)
     shape = {}
     if "head.fc.weight" in names:
-        shape["num_classes"] = len(source.state_dict[names["head.fc.weight"]])
+        shape["num_classes"] = len(state_dict[names["head.fc.weight"]])
     if "stem.conv.weight" in names:
-        shape["in_channels"] = source.state_dict[names["stem.conv.weight"]].shape[1]
+        shape["in_channels"] = state_dict[names["stem.conv.weight"]].shape[1]
     return {key: value for key, value in shape.items() if (key, value) != ("in_channels", 3)}
 
 
@@ -116,7 +205,8 @@ def _difference(source: Source, network: AnyNet) -> float | None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, network.spec.stem.width_in, CHECKED_SIDE, CHECKED_SIDE, generator=generator)
     with torch.no_grad():
-        theirs, ours = source.network.eval()(images), network(images)
+        seen = images.flip(1) if source.channels == "bgr" else images
+        theirs, ours = source.network.eval()(seen), network(images)
     difference = float((theirs - ours).abs().max())
     if not difference <= 1e-4 * float(theirs.abs().max()):
         raise UserError(
@@ -124,27 +214,6 @@ def _difference(source: Source, network: AnyNet) -> float | None:
             f"it computes something that the model does not"
         )
     return difference
-
-
-def read_weights(path: Path) -> StateDict:
-    """The state dict in a safetensors file or in one that torch.load reads without running code.
-
-    Raises:
-        UserError: the file is damaged, holds no state dict, or objects that only running code could load.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no file of weights that can be read safely: {reason}") from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a whole file of weights: {error}") from None
-    try:
-        return unwrap_checkpoint(checkpoint)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _from_torchvision(name: str) -> Source:
@@ -167,6 +236,7 @@ def _from_torchvision(name: str) -> Source:
         mean=tuple(preparation.mean),
         std=tuple(preparation.std),
         resolution=preparation.crop_size[0],
+        crop_ratio=preparation.crop_size[0] / preparation.resize_size[0],
     )
 
 
@@ -194,6 +264,7 @@ def _from_timm(name: str) -> Source:
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         resolution=settings["input_size"][-1],
+        crop_ratio=settings["crop_pct"],
     )
 
 

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from anynet_dist.models.convert import rename_state_dict
 from anynet_dist.models.registry import PluginsNotAllowedError
-from anynet_dist.models.sources import LIBRARIES, read_source
+from anynet_dist.models.sources import LIBRARIES, other_computation, read_source
+from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.system.errors import UserError, unknown_name
-from anynet_dist.training.weights import load_network
+from anynet_dist.training.weights import load_network, read_description
 
 logger = logging.getLogger(__name__)
 
+UNCOUNTED = "num_batches_tracked"
+"""What old files lack."""
+
 
 def load_pretrained(network: nn.Module, source: str) -> None:
-    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of ours, or those
-    that torchvision or timm download (`torchvision:resnet50`, `timm:regnetx_004`).
+    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of ours, of a file
+    of timm, torchvision or pycls, or those that torchvision or timm download (`torchvision:resnet50`).
 
     A head for another number of classes stays as it is initialised, and the log says so. Plug-ins that the
     trained network names are not loaded. Raises UserError when anything does not fit, naming the layer and
     both shapes.
     """
-    fitting = _without_other_head(network, _trained_weights(source), source)
+    weights = _trained_weights(source, getattr(network, "spec", None))
+    fitting = _without_other_head(network, weights, source)
     for name, tensor in network.state_dict().items():
         if name in fitting and fitting[name].shape != tensor.shape:
             theirs, ours = tuple(fitting[name].shape), tuple(tensor.shape)
             raise UserError(f"model.pretrained: {source} has {name} of shape {theirs}, this network {ours}")
     missing, unexpected = network.load_state_dict(fitting, strict=False)
-    missing = [name for name in missing if not name.startswith("head.")]
+    missing = [name for name in missing if not name.startswith("head.") and not name.endswith(UNCOUNTED)]
     if missing or unexpected:
         name = (missing or unexpected)[0]
         where = "lacks" if missing else "also has"
@@ -38,9 +44,9 @@ def load_pretrained(network: nn.Module, source: str) -> None:
     logger.info("weights of %s from %s", ", ".join(_parts(fitting)), source)
 
 
-def _trained_weights(source: str) -> dict[str, Tensor]:
-    if source.partition(":")[0] in LIBRARIES:
-        return dict(rename_state_dict(read_source(source).state_dict))
+def _trained_weights(source: str, spec: NetworkSpec | None) -> dict[str, Tensor]:
+    if source.partition(":")[0] in LIBRARIES or _is_of_others(Path(source)):
+        return _weights_of_others(source, spec)
     try:
         return load_network(source)[0].state_dict()
     except PluginsNotAllowedError as error:
@@ -48,6 +54,31 @@ def _trained_weights(source: str) -> dict[str, Tensor]:
             f"model.pretrained: {source} has parts that are not registered, and asks for python code to be"
             f" run: {error.plugins}; read it, then name it under plugins: (or with --plugins)"
         ) from None
+
+
+def _is_of_others(file: Path) -> bool:
+    """Whether it is a file, and none of ours, which say which network they belong to."""
+    if not file.is_file():
+        return False
+    try:
+        return file.suffix != ".safetensors" or not read_description(file)
+    except UserError:
+        return True
+
+
+def _weights_of_others(source: str, spec: NetworkSpec | None) -> dict[str, Tensor]:
+    try:
+        found = read_source(source)
+    except UserError as error:
+        raise UserError(f"model.pretrained: {error}") from None
+    try:
+        weights = rename_state_dict(found.state_dict, found.channels)
+    except UserError as error:
+        raise UserError(f"model.pretrained: {source}: {error}") from None
+    other = spec and other_computation(found, spec)
+    if other:
+        logger.warning("%s was trained to compute something else: %s", source, other)
+    return weights
 
 
 def _without_other_head(network: nn.Module, weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:

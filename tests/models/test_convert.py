@@ -11,7 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from anynet_dist.models import AnyNet, build_anynet, convert_state_dict
-from anynet_dist.models.convert import our_names, unwrap_checkpoint
+from anynet_dist.models.checkpoint_files import choose_weights
+from anynet_dist.models.convert import our_names
 from anynet_dist.system.errors import UserError
 
 slow = pytest.mark.slow
@@ -98,7 +99,7 @@ def test_pycls_networks_compute_the_same_on_images_in_bgr(
     randomise_norms(theirs)
     checkpoint = {"epoch": 99, "model_state": named_by_pycls(theirs), "optimizer_state": {"state": {}}}
     with caplog.at_level(logging.INFO):
-        ours.load_state_dict(convert_state_dict(unwrap_checkpoint(checkpoint), ours))
+        ours.load_state_dict(convert_state_dict(choose_weights(checkpoint), ours))
     assert "reversed to RGB" in caplog.text
     images = torch.randn(2, 3, 33, 33)
     with torch.no_grad():
@@ -195,4 +196,4 @@ def test_weights_of_other_networks_are_refused(keys: list[str]) -> None:
 @pytest.mark.parametrize("checkpoint", [{"epoch": 3, "weights": 1}, [1], {"model": {"state_dict": {"a": 1}}}])
 def test_no_state_dict(checkpoint: object) -> None:
     with pytest.raises(UserError, match="there is no state dict"):
-        unwrap_checkpoint(checkpoint)
+        choose_weights(checkpoint)

@@ -101,3 +101,25 @@ def test_torchvisions_weights_make_a_body_too(tmp_path: Path, monkeypatch: pytes
     assert torch.equal(network.get_parameter("stem.conv.weight"), theirs.conv1.weight)
     assert torch.equal(network.get_parameter("stage4.1.conv2.weight"), theirs.layer4[1].conv2.weight)
     assert network.get_parameter("head.fc.weight").shape == (10, 512)
+
+
+def test_files_of_others_make_a_body_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = pytest.importorskip("torchvision").models.resnet18()
+    state = {f"module.{key}": value for key, value in theirs.state_dict().items() if "num_batches" not in key}
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, tmp_path / "checkpoint.pth")
+    network = build_anynet(preset="resnet18", num_classes=10)
+    load_pretrained(network, str(tmp_path / "checkpoint.pth"))
+    assert torch.equal(network.get_parameter("stem.conv.weight"), theirs.conv1.weight + 1)
+    assert torch.equal(network.get_parameter("stage4.1.conv2.weight"), theirs.layer4[1].conv2.weight + 1)
+    assert "only names and shapes were compared" in caplog.text
+
+
+def test_files_of_others_that_need_more_than_a_name_say_how_to_import_them(tmp_path: Path) -> None:
+    names = ("stem.conv.weight", "s1.b1.f.a.weight", "head.fc.weight")
+    shapes = ((32, 3, 3, 3), (24, 32, 1, 1), (2, 368))
+    cfg = "{MODEL: {TYPE: regnet}, REGNET: {W0: 24, WA: 36.44, WM: 2.49, DEPTH: 13, GROUP_W: 8}}"
+    weights = {name: torch.zeros(shape) for name, shape in zip(names, shapes, strict=True)}
+    torch.save({"model_state": weights, "cfg": cfg}, tmp_path / "a.pyth")
+    with pytest.raises(UserError, match=r"model\.pretrained: .*a\.pyth: .*--bgr of 'anynet models import'"):
+        load_pretrained(build_anynet(preset="regnetx_200mf", num_classes=2), str(tmp_path / "a.pyth"))
