@@ -202,9 +202,12 @@ def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def is_loaded(path: str | os.PathLike[str]) -> bool:
-    """Whether `load_plugins` has imported this file."""
+    """Whether `load_plugins` has imported this file, or one with the same content."""
     path = Path(path).expanduser()
-    return path.is_file() and _module_name(path) in sys.modules
+    if not path.is_file():
+        return False
+    digest = sha256_of(path)
+    return any(getattr(module, _DIGEST, None) == digest for module in list(sys.modules.values()))
 
 
 def _module_name(path: Path) -> str:
