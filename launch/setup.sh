@@ -9,6 +9,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# The system's certificates, which a company's proxy may have added to (two names, for old and new versions of uv).
+export UV_NATIVE_TLS=true UV_SYSTEM_CERTS=true
 python=${PYTHON:-python3}
 stamp=.venv/.setup-complete
 
@@ -46,13 +48,14 @@ make_environment() {
             exit 2
         }
         "$python" -m venv .venv
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+        .venv/bin/python -m pip install --disable-pip-version-check uv
     fi
     uv=.venv/bin/uv
 }
 
+# Shows what it downloads.
 pip_install() {
-    "$uv" pip install --quiet --python .venv/bin/python --constraint constraints.txt "$@"
+    "$uv" pip install --python .venv/bin/python --constraint constraints.txt "$@"
 }
 
 # Whether a source file that includes what ffcv includes would compile.

@@ -21,8 +21,9 @@ from anynet_dist.cluster.site import Site
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import check_outputs, read_regular_file, write_json, write_text
 from anynet_dist.system.redaction import redact_values
+from anynet_dist.system.shipped import shipped
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
+TEMPLATES = shipped("slurm")
 SUBMITTED = "submitted.json"
 MEMBERS = "members.txt"
 MOST_BYTES = 16 * 2**20
@@ -87,7 +88,9 @@ def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) 
     """The command that submits the job. Raises UserError where the site's settings and the job do not fit."""
     template = templates / _template(job, site)
     if not template.is_file():
-        raise UserError(f"{template} is not there: submit from a checkout of anynet_dist, or see --templates")
+        raise UserError(
+            f"{template} is not there: name the folder of the templates with --templates, or leave that out"
+        )
     words = [str(job.run), str(job.config)]
     if job.members:
         words.append(str(job.run / MEMBERS))

@@ -182,7 +182,7 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
 
 def _show(args: argparse.Namespace) -> None:
     from anynet_dist.models import check_resolution, network_spec, part_complexities, training_memory
-    from anynet_dist.models.memory import HOW
+    from anynet_dist.models.memory import HOW, UnknownMemoryError
 
     described = _described(args.model, args.allow_plugins)
     classes = _first(args.classes, described.model.get("num_classes"), CLASSES)
@@ -190,10 +190,14 @@ def _show(args: argparse.Namespace) -> None:
     resolution, batch = _first(args.res, described.resolution), _first(args.batch, described.batch)
     check_resolution(spec, resolution)
     parts = part_complexities(spec, resolution)
-    memory = {
-        precision: training_memory(spec, resolution, batch, precision, described.optimizer)
-        for precision in PRECISIONS
-    }
+    try:
+        memory = {
+            precision: training_memory(spec, resolution, batch, precision, described.optimizer)
+            for precision in PRECISIONS
+        }
+        how = HOW
+    except UnknownMemoryError as error:
+        memory, how = {}, str(error).splitlines()[0]
     if args.json:
         facts = {"name": args.model, "resolution": resolution, "num_classes": classes, **_total(parts)}
         facts |= {"parts": [asdict(part) for part in parts], "batch": batch, "optimizer": described.optimizer}
@@ -202,7 +206,7 @@ def _show(args: argparse.Namespace) -> None:
     else:
         note = f"At {resolution} px and {classes:,} classes (see --res and --classes)."
         _print(_parts_table(args.model, spec, parts), note)
-        _print(_memory_table(memory, batch, described.optimizer), HOW)
+        _print(_memory_table(memory, batch, described.optimizer), how)
 
 
 def _first(*values: int | None) -> int:
@@ -210,8 +214,13 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _total(parts: list[PartComplexity]) -> dict[str, int]:
-    return {name: sum(getattr(part, name) for part in parts) for name in ("params", "flops", "acts")}
+def _total(parts: list[PartComplexity]) -> dict[str, int | None]:
+    costs = {name: [getattr(part, name) for part in parts] for name in ("params", "flops", "acts")}
+    return {name: None if None in values else sum(values) for name, values in costs.items()}
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def _parts_table(name: str, spec: NetworkSpec, parts: list[PartComplexity]) -> Table:
@@ -220,9 +229,9 @@ def _parts_table(name: str, spec: NetworkSpec, parts: list[PartComplexity]) -> T
     for part, what in zip(parts, _descriptions(spec), strict=True):
         output = f"{part.channels}x{part.height}x{part.width}"
         costs = (part.params, part.flops, part.acts)
-        table.add_row(part.name, what, output, *(f"{cost:,}" for cost in costs), f"{part.receptive_field:,}")
+        table.add_row(part.name, what, output, *map(_number, costs), _number(part.receptive_field))
     table.add_section()
-    table.add_row("total", "", "", *(f"{cost:,}" for cost in _total(parts).values()), "")
+    table.add_row("total", "", "", *map(_number, _total(parts).values()), "")
     return table
 
 

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="with --members: replace those of an earlier submission"
     )
-    parser.add_argument("--templates", type=Path, metavar="FOLDER", help="default: slurm/ of the checkout")
+    parser.add_argument("--templates", type=Path, metavar="FOLDER", help="default: those of anynet_dist")
     parser.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 
 from anynet_dist.config.problems import ConfigError, Problem, Setting, Source
+from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import not_a_file
+from anynet_dist.system.shipped import CONFIG_PREFIX, shipped_config
 
 Settings = dict[str, Setting]
 
@@ -227,10 +229,21 @@ def _base_paths(bases: Setting | None, path: Path, problems: list[Problem]) -> I
     values = bases.value if isinstance(bases.value, list) else [bases.value]
     for value in values:
         if isinstance(value, str):
-            yield Path(os.path.normpath(path.parent / value))
+            yield _base_path(bases, path.parent, value)
         else:
             message = f"must be the path of a config file, or a list of them (got {value!r})"
             problems.append(Problem("base", message, bases.source))
+
+
+def _base_path(bases: Setting, folder: Path, name: str) -> Path:
+    """A file beside the one that names it, else the shipped config of that name."""
+    local = Path(os.path.normpath(folder / name))
+    if not name.startswith(CONFIG_PREFIX) and (os.path.lexists(local) or Path(name).is_absolute()):
+        return local
+    try:
+        return shipped_config(name)
+    except UserError as error:
+        raise _fatal(bases, f"there is no file '{local}', and {error}") from None
 
 
 def _fatal(bases: Setting | None, message: str) -> ConfigError:

@@ -97,6 +97,9 @@ class ModelConfig:
     """Number of classes. Default: the data's."""
     zero_init_residual: bool | None = None
     """Start each residual block as the identity. Default: false."""
+    init: Literal["pycls", "torch"] | None = None
+    """How convolutions and linear layers start: as pycls draws them, or as PyTorch does. What a plug-in's own
+    constructor made stays as it is. Default: torch where all blocks are listing_ ones, else pycls."""
     pretrained: str | None = None
     """Start from these weights: a run, a checkpoint, a model.safetensors, a file of timm, torchvision or
     pycls, torchvision:NAME or timm:NAME. A head for other classes starts anew."""

@@ -91,7 +91,11 @@ def check_ffcv() -> Iterator[Finding]:
     from anynet_dist.data.loaders import ffcv_installed
 
     if not ffcv_installed():
-        yield warning("FFCV", "not installed: the torch loader serves, more slowly", "make setup says why")
+        yield warning(
+            "FFCV",
+            "not installed: the torch loader serves, more slowly",
+            "anynet doctor --fix ffcv installs it",
+        )
         return
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         error = _decoding_error()

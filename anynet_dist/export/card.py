@@ -112,13 +112,14 @@ def _summary(trained: TrainedNetwork) -> str:
     spec, side = trained.network.spec, trained.description.resolution
     cost = network_complexity(spec, side)
     stages = " / ".join(f"{stage.depth} x {stage.width} {stage.block_type}" for stage in spec.stages)
+    flops = "unknown" if cost.flops is None else f"{cost.flops:,} at {side}x{side} pixels"
     names = ", ".join(trained.description.classes[:10])
     more = ", ..." if len(trained.description.classes) > 10 else ""
     rows = [
         ("Stem", f"{spec.stem.type}, {spec.stem.width} channels"),
         ("Stages (depth x width)", stages),
         ("Parameters", f"{cost.params:,}"),
-        ("Multiply-adds", f"{cost.flops:,} at {side}x{side} pixels"),
+        ("Multiply-adds", flops),
         ("Classes", f"{spec.head.num_classes}" + (f": {names}{more}" if names else "")),
     ]
     table = _table(("", ""), rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anynet_dist.models.complexity import network_complexity
-from anynet_dist.models.initialise import initialise_like_pycls, zero_residual_norms
+from anynet_dist.models.initialise import initialise_our_parts, zero_residual_norms
 from anynet_dist.models.limits import check_memory, check_most
 from anynet_dist.models.listing import rename_listing_keys
 from anynet_dist.models.registry import get_block, get_head, get_stem, wanted_options
@@ -32,9 +32,16 @@ class AnyNet(nn.Module):
         head = get_head(spec.head.type)
         self.head = head(width, **wanted_options(head, spec.head.options))
         if spec.init == "pycls":
-            initialise_like_pycls(self)
+            initialise_our_parts(self.parts())
         if spec.zero_init_residual:
             zero_residual_norms(self)
+
+    def parts(self) -> Iterator[nn.Module]:
+        """The stem, each block and the head."""
+        yield self.stem
+        for number in range(1, len(self.spec.stages) + 1):
+            yield from self.get_submodule(f"stage{number}").children()
+        yield self.head
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, num_classes), or what the head makes of the last feature map."""

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from anynet_dist.models.limits import check_side
+from anynet_dist.models.measure import counts_itself, measure_part
 from anynet_dist.models.registry import Part, get_block, get_head, get_stem, wanted_options
 from anynet_dist.models.spec import NetworkSpec, StageSpec
 from anynet_dist.system.errors import UserError
@@ -28,10 +26,10 @@ class Complexity:
 
     params: int
     """Learnable parameters."""
-    flops: int
-    """Multiply-adds."""
-    acts: int
-    """Activations."""
+    flops: int | None
+    """Multiply-adds; None where a part does what cannot be counted."""
+    acts: int | None
+    """Activations; None where `flops` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,29 @@ class PartComplexity(Complexity):
     channels: int
     height: int
     width: int
-    receptive_field: int
-    """Side of the square of input pixels that one output position sees (squeeze-excitation left aside)."""
+    receptive_field: int | None
+    """Side of the square of input pixels that one output position sees (squeeze-excitation left aside); None
+    from the first part on that does not count itself."""
 
 
 class Tally:
-    """A feature map followed through layers in thought: its shape now, and the cost of the layers so far."""
+    """A feature map followed through layers in thought: its shape now, and the cost of the layers so far.
 
-    __slots__ = ("acts", "channels", "flops", "height", "params", "receptive_field", "step", "width")
+    `knows_field` and `knows_cost` say whether `receptive_field`, and `flops` and `acts`, hold all of them.
+    """
+
+    __slots__ = (
+        "acts",
+        "channels",
+        "flops",
+        "height",
+        "knows_cost",
+        "knows_field",
+        "params",
+        "receptive_field",
+        "step",
+        "width",
+    )
 
     def __init__(
         self, channels: int, height: int, width: int, receptive_field: int = 1, step: int = 1
@@ -59,6 +72,7 @@ class Tally:
         self.receptive_field = receptive_field
         self.step = step  # input pixels between neighbouring positions
         self.params = self.flops = self.acts = 0
+        self.knows_field = self.knows_cost = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -121,18 +135,23 @@ class Tally:
         self.receptive_field += times * (branch.receptive_field - self.receptive_field)
 
     def measure(self, part: Part, *arguments: int, **options: Any) -> None:
-        """Go through a part that cannot count itself: built on the meta device, measured by hooks.
+        """Go through a part that cannot count itself: it is built and run on one image, watched by hooks.
 
-        Its share of the receptive field stays unknown and is left out.
+        Its share of the receptive field stays unknown, and so do flops and acts where it multiplies
+        matrices elsewhere than in convolutions and linear layers. Raises UserError where it cannot run.
         """
         try:
-            with torch.device("meta"):
-                module = part(self.channels, *arguments, **options).eval()
-                output = _run_counting(module, torch.empty(1, *self.shape), self)
+            measured = measure_part(part, self.shape, arguments, options)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{part.__name__} does not fit here: {error}") from error
-        self.params += sum(parameter.numel() for parameter in module.parameters())
-        self.channels, self.height, self.width = (*output.shape[1:], 1, 1)[:3]
+        self.params += measured.params
+        self.knows_field = False
+        if measured.flops is None or measured.acts is None:
+            self.knows_cost = False
+        else:
+            self.flops += measured.flops
+            self.acts += measured.acts
+        self.channels, self.height, self.width = measured.shape
 
     def _slide(self, kernel: int, stride: int, padding: int) -> None:
         self.height = (self.height + 2 * padding - kernel) // stride + 1
@@ -144,24 +163,8 @@ class Tally:
         self.params += times * other.params
         self.flops += times * other.flops
         self.acts += times * other.acts
-
-
-def _run_counting(module: nn.Module, images: Tensor, tally: Tally) -> Tensor:
-    """Run the module; each convolution, linear and max-pooling layer adds its flops and acts to the tally."""
-
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
-        tally.acts += output[0].numel()
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            weights = layer.weight[0].numel() + (layer.bias is not None)
-            tally.flops += weights * output[0].numel()
-
-    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.MaxPool2d)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.no_grad():
-        output: Tensor = module(images)
-    for hook in hooks:
-        hook.remove()
-    return output
+        self.knows_field &= other.knows_field
+        self.knows_cost &= other.knows_cost
 
 
 def network_complexity(spec: NetworkSpec, resolution: Resolution = 224) -> Complexity:
@@ -169,7 +172,8 @@ def network_complexity(spec: NetworkSpec, resolution: Resolution = 224) -> Compl
     tally = _image(spec, resolution)
     for _ in _walk(spec, tally):
         pass
-    return Complexity(tally.params, tally.flops, tally.acts)
+    known = tally.knows_cost
+    return Complexity(tally.params, tally.flops if known else None, tally.acts if known else None)
 
 
 def part_complexities(spec: NetworkSpec, resolution: Resolution = 224) -> list[PartComplexity]:
@@ -178,9 +182,22 @@ def part_complexities(spec: NetworkSpec, resolution: Resolution = 224) -> list[P
     parts: list[PartComplexity] = []
     params = flops = acts = 0
     for name in _walk(spec, tally):
-        cost = (tally.params - params, tally.flops - flops, tally.acts - acts)
-        parts.append(PartComplexity(*cost, name, *tally.shape, tally.receptive_field))
+        known = tally.knows_cost
+        channels, height, width = tally.shape
+        parts.append(
+            PartComplexity(
+                name=name,
+                params=tally.params - params,
+                flops=tally.flops - flops if known else None,
+                acts=tally.acts - acts if known else None,
+                channels=channels,
+                height=height,
+                width=width,
+                receptive_field=tally.receptive_field if tally.knows_field else None,
+            )
+        )
         params, flops, acts = tally.params, tally.flops, tally.acts
+        tally.knows_cost = True  # of the next part
     return parts
 
 
@@ -267,8 +284,8 @@ def _pass_stage(tally: Tally, stage: StageSpec) -> None:
 
 def _pass(tally: Tally, part: Part, *arguments: int, options: Mapping[str, Any] | None = None) -> None:
     wanted = wanted_options(part, options or {})
-    count = getattr(part, "complexity", None)
-    if count is None:
-        tally.measure(part, *arguments, **wanted)
-    else:
+    if counts_itself(part):
+        count: Any = part.complexity  # type: ignore[attr-defined]
         count(tally, *arguments, **wanted)
+    else:
+        tally.measure(part, *arguments, **wanted)

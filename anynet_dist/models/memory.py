@@ -32,6 +32,10 @@ STATE_BYTES: dict[Optimizer, int] = {"sgd": 4, "adam": 8, "adamw": 8}
 """Bytes of optimizer state a parameter: sgd's momentum, adam's two averages."""
 
 
+class UnknownMemoryError(UserError):
+    """A part of the network wants values, and the meta device has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
     """Bytes on one device, by what they are for."""
@@ -64,6 +68,7 @@ def training_memory(
 
     Raises:
         UserError: the network cannot train on such a batch.
+        UnknownMemoryError: a part of it does not run on the meta device.
     """
     if batch_size < 1:
         raise UserError(f"a batch must have at least 1 image, not {batch_size}")
@@ -71,8 +76,11 @@ def training_memory(
         raise UserError(f"a batch must have at most {MOST_BATCH:,} images, not {batch_size:,}")
     side = (resolution, resolution) if isinstance(resolution, int) else resolution
     check_side(max(side))
-    with torch.device("meta"):
-        network = AnyNet(spec).train()
+    try:
+        with torch.device("meta"):
+            network = AnyNet(spec).train()
+    except RuntimeError as error:
+        raise _unknown(error) from error
     kept = _kept_for_backward(network, (batch_size, spec.stem.width_in, *side))
     params = sum(parameter.numel() for parameter in network.parameters())
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -99,8 +107,14 @@ def _kept_for_backward(network: nn.Module, shape: tuple[int, ...]) -> list[Tenso
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             network(torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError) as error:
+        if "meta" in str(error):
+            raise _unknown(error) from error
         raise UserError(f"the network cannot train on images {shape}: {error}") from error
     return list(kept.values())
+
+
+def _unknown(error: Exception) -> UnknownMemoryError:
+    return UnknownMemoryError(f"unknown, as a part does not run on the meta device: {error}")
 
 
 def _storage_of(tensor: Tensor) -> int:

@@ -12,9 +12,16 @@ What it takes beyond its first arguments it asks for by name, and only that is p
 - a stem: `(width_in, width_out)`;
 - a head: `(width_in)` and any of `num_classes`, `dropout`.
 
+A name may be registered again by the same class, as a notebook does when its cell is run again; another class
+under a name that is taken is refused.
+
+The layers that a part of yours makes in its constructor keep the values they got there. Ours are drawn as
+`model.init` says, also those of a subclass that has no constructor of its own (see initialise.py).
+
 A static method `complexity(tally, ...)` with the same arguments, the tally in place of `width_in`, counts the
-part without building it (see complexity.py). Without one the part is built on the meta device and measured,
-which is slower and gives the same numbers.
+part without building it (see complexity.py). Without one, or where a constructor or a forward was
+written after it, the part is built and measured by hooks, which is slower; what that cannot see is called
+unknown.
 """
 
 from __future__ import annotations
@@ -26,13 +33,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, TypeVar
 
 from torch import nn
 
 from anynet_dist.system.errors import UserError, unknown_name
-from anynet_dist.system.files import not_a_file
+from anynet_dist.system.files import not_a_file, sha256_of
 
 Part = type[nn.Module]
 PartClass = TypeVar("PartClass", bound=Part)
@@ -41,9 +50,12 @@ BLOCKS: dict[str, Part] = {}
 STEMS: dict[str, Part] = {}
 HEADS: dict[str, Part] = {}
 _PARAMETER_NAMES: dict[Part, frozenset[str]] = {}
+_ORIGINS: dict[Part, frozenset[str]] = {}
+"""Where a class comes from, and those of the same code that it took the place of."""
 
 BLOCK_OPTIONS = ("bottleneck_ratio", "group_width", "se_ratio")
 HEAD_OPTIONS = ("num_classes", "dropout")
+_DIGEST = "__anynet_digest__"
 
 
 def register_block(name: str) -> Callable[[PartClass], PartClass]:
@@ -99,16 +111,34 @@ def _register(
     kind: str, registry: dict[str, Part], name: str, first: tuple[str, ...], options: tuple[str, ...]
 ) -> Callable[[PartClass], PartClass]:
     def register(part: PartClass) -> PartClass:
-        if name in registry:
-            other = registry[name]
+        other = registry.get(name)
+        if other is not None and not _same_code(other, part):
             raise UserError(
-                f"{kind} '{name}' is already registered ({other.__module__}.{other.__qualname__})"
+                f"{kind} '{name}' is already registered ({other.__module__}.{other.__qualname__}):"
+                " choose another name"
             )
         _check_signature(kind, name, part, first, options)
         registry[name] = part
+        _ORIGINS[part] = _origin_of(part) | (_ORIGINS[other] if other else frozenset())
         return part
 
     return register
+
+
+def _same_code(before: Part, now: Any) -> bool:
+    """Whether a class is `before` again: from the same place, as when a notebook's cell or a module is run
+    again, or from another copy of the same plug-in file."""
+    if before.__qualname__ != getattr(now, "__qualname__", None):
+        return False
+    same_place = _ORIGINS[before] & _origin_of(now)
+    return before.__module__ == now.__module__ or bool(same_place)
+
+
+def _origin_of(part: Part) -> frozenset[str]:
+    """The file that a class was defined in and, of a plug-in, the digest of its content."""
+    module = sys.modules.get(part.__module__)
+    found = (getattr(module, "__file__", None), getattr(module, _DIGEST, None))
+    return frozenset(place for place in found if place)
 
 
 def _check_signature(
@@ -162,7 +192,7 @@ def _all_registered(model: Mapping[str, Any]) -> bool:
 
 
 def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Import users' own python files, each once in a process, so that what they register can be named.
+    """Import users' own python files, so that what they register can be named; again where one has changed.
 
     Raises:
         UserError: a file is missing, or fails when imported; the message gives file, line and cause.
@@ -172,9 +202,12 @@ def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def is_loaded(path: str | os.PathLike[str]) -> bool:
-    """Whether `load_plugins` has imported this file."""
+    """Whether `load_plugins` has imported this file, or one with the same content."""
     path = Path(path).expanduser()
-    return path.is_file() and _module_name(path) in sys.modules
+    if not path.is_file():
+        return False
+    digest = sha256_of(path)
+    return any(getattr(module, _DIGEST, None) == digest for module in list(sys.modules.values()))
 
 
 def _module_name(path: Path) -> str:
@@ -184,23 +217,38 @@ def _module_name(path: Path) -> str:
     return f"anynet_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
+class _PluginLoader(SourceFileLoader):
+    """Compiles the file each time: compiled code on the disk misses changes within a second, and would lie
+    beside users' files."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the module."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load_plugin(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"plugin {path}: {not_a_file(path) or 'no such file'}")
-    name = _module_name(path)
-    if name in sys.modules:
+    name, digest = _module_name(path), sha256_of(path)
+    earlier = sys.modules.get(name)
+    if earlier is not None and getattr(earlier, _DIGEST, None) == digest:
         return
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    if module_spec is None or module_spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"plugin {path}: not a python file (its name must end in .py)")
+    loader = _PluginLoader(name, str(path))
+    module_spec = importlib.util.spec_from_loader(name, loader)
+    assert module_spec is not None
     module = importlib.util.module_from_spec(module_spec)
+    setattr(module, _DIGEST, digest)
     sys.modules[name] = module
     before = [(registry, dict(registry)) for registry in (BLOCKS, STEMS, HEADS)]
     try:
-        module_spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         # Leave nothing half registered, so that a corrected file can be loaded again.
         del sys.modules[name]
+        if earlier is not None:
+            sys.modules[name] = earlier
         for registry, content in before:
             registry.clear()
             registry.update(content)

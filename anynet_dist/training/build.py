@@ -23,6 +23,7 @@ from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.batches import BatchPlan
 from anynet_dist.training.losses import ImageLoss, balanced_weights
+from anynet_dist.training.plugin_files import PLUGINS, kept_names
 from anynet_dist.training.resolution import train_resolution
 from anynet_dist.training.weights import NetworkDescription
 
@@ -144,7 +145,10 @@ def _crop_ratio(config: Config, split: Split) -> float | None:
 
 
 def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescription:
-    """The description that goes into weight files; `config` must be resolved."""
+    """The description that goes into the run folder's files, whose plug-ins are the run's own copies.
+
+    `config` must be resolved.
+    """
     evaluated = next(splits[name] for name in ("test", "val", "train") if name in splits)
     data = config.data
     assert data.mean is not None
@@ -157,7 +161,7 @@ def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescrip
         std=data.std,
         resolution=data.eval_res,
         crop_ratio=_crop_ratio(config, evaluated),
-        plugins=config.plugins,
+        plugins=[f"{PLUGINS}/{name}" for name in kept_names(config.plugins)],
     )
 
 

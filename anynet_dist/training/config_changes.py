@@ -15,6 +15,7 @@ from anynet_dist.config.problems import Problem
 from anynet_dist.config.reader import read_config
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.redaction import redact_values
+from anynet_dist.training.plugin_files import kept_names
 from anynet_dist.training.progress import CONFIG, Circumstances
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def _option_changes(checkpoint: Path, config: Config) -> Iterator[Change]:
     # A checkpoint's config has no credentials: they are not compared.
     before = redact_values(saved)
     now = redact_values(dict(_flatten(asdict(config))))
+    for options in (before, now):  # whose files were compared before: one that has moved is the same
+        options["plugins"] = kept_names(options.get("plugins") or [])
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) != now.get(key) and key not in ("run.resume", "run.allow_config_change"):
             yield Change(key, before.get(key), now.get(key))

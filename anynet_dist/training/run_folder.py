@@ -13,6 +13,7 @@ from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_json
 
+PLUGINS = "plugins"
 CHECKPOINT_NAME = re.compile(r"(replaced_)?step_\d+")
 
 
@@ -56,6 +57,11 @@ class RunFolder:
     def weights(self) -> Path:
         """The trained network; a run that has it has finished."""
         return self.path / "model.safetensors"
+
+    @property
+    def plugins(self) -> Path:
+        """Copies of the python files that register parts of the network."""
+        return self.path / PLUGINS
 
     @property
     def status(self) -> Path:
@@ -132,7 +138,7 @@ class RunFolder:
         """Names that a run would write to, in a folder without the mark of a run."""
         if self.marker.exists():
             return []
-        return [path.name for path in (*self.files, *self.folders) if os.path.lexists(path)]
+        return [path.name for path in (*self.files, *self.folders, self.plugins) if os.path.lexists(path)]
 
 
 def _holds_checkpoints(folder: Path) -> bool:
@@ -154,15 +160,15 @@ def check_folder(folder: RunFolder, config: Config) -> None:
     overwrites."""
     if os.path.lexists(folder.path) and not folder.path.is_dir():
         raise UserError(f"{folder.path} is not a folder; choose another with --run.dir")
-    continues = _continues(folder, config.run.resume)
+    goes_on = continues(folder, config.run.resume)
     foreign = folder.foreign()
     # Runs of versions without the mark have checkpoints with a manifest: those may go on.
-    if foreign and not (continues and any(folder.checkpoints.glob("*/manifest.json"))):
+    if foreign and not (goes_on and any(folder.checkpoints.glob("*/manifest.json"))):
         raise UserError(
             f"{folder.path} is not the folder of a run, and {', '.join(foreign)} in it would be overwritten:"
             " choose another folder with --run.dir or --run.name, or move what is there"
         )
-    if config.run.overwrite or continues or not folder.holds_a_run():
+    if config.run.overwrite or goes_on or not folder.holds_a_run():
         return
     state = "a finished run" if folder.weights.exists() else "an unfinished run"
     raise UserError(
@@ -171,7 +177,8 @@ def check_folder(folder: RunFolder, config: Config) -> None:
     )
 
 
-def _continues(folder: RunFolder, resume: str) -> bool:
+def continues(folder: RunFolder, resume: str) -> bool:
+    """Whether run.resume goes on with the run in the folder, if there is one."""
     if resume in ("auto", "never"):
         return resume == "auto"
     return Path(resume).resolve().is_relative_to(folder.path.resolve())
@@ -184,8 +191,19 @@ def clear_folder(folder: RunFolder) -> None:
     """
     if not folder.marker.exists():
         return
+    for name in _kept_plugins(folder):
+        (folder.plugins / name).unlink(missing_ok=True)
     for file in folder.files:
         file.unlink(missing_ok=True)
     for directory in folder.folders:
         if directory != folder.checkpoints:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _kept_plugins(folder: RunFolder) -> list[str]:
+    """The names of the copies that the earlier run made; what else lies in the folder is not its own."""
+    try:
+        plugins = json.loads(folder.description.read_bytes())["plugins"]
+        return [Path(plugin).name for plugin in plugins if Path(plugin).parent == Path(PLUGINS)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -27,6 +27,7 @@ from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batche
 from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
 from anynet_dist.training.evaluation import Mirrored, RunningScores, Scores, evaluate, one_class_warning
+from anynet_dist.training.plugin_files import choose_plugins, keep_plugins, read_plugins
 from anynet_dist.training.preemption import Meetings, StopRequests, reason
 from anynet_dist.training.progress import Progress, read_progress
 from anynet_dist.training.resolution import train_resolution
@@ -53,9 +54,10 @@ class Trainer:
     """
 
     def __init__(self, config: Config) -> None:
+        self.folder = folder_of(config)
+        config = choose_plugins(config, self.folder)
         build.check_network(config)
         check_trackers(config)
-        self.folder = folder_of(config)
         check_folder(self.folder, config)
         self.state: RunState | None = None
         self.resources = ExitStack()
@@ -94,6 +96,7 @@ class Trainer:
         """Make the folder ready, on rank 0. An earlier run is removed only now that all else has worked."""
         setup = self.setup
         if self.accelerator.is_main_process:
+            plugins = read_plugins(self.config)
             if setup.checkpoint is None:
                 clear_folder(self.folder)
                 setup.checkpoints.clear()
@@ -101,6 +104,7 @@ class Trainer:
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
             self.log_file.callback(log_to_file(self.folder.console, early_log))
             write_text(self.folder.config, dump_config(self.config))
+            keep_plugins(plugins, self.folder)
             write_description(self.folder.description, setup.description)
             report = environment_report(self.accelerator.num_processes, str(self.accelerator.device))
             write_json(self.folder.environment, {**report, **setup.choices})

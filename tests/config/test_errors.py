@@ -64,7 +64,6 @@ Errors = Callable[..., list[str]]
         ("{model: resnet50}", "model: is a section of options (got 'resnet50')"),
         ("{optim: {lr: !!python/name:os.system x}}", "optim.lr: cannot be read as tag:yaml.org,2002:python/name:os.system"),
         ("{base: 3}", "base: must be the path of a config file, or a list of them (got 3)"),
-        ("{base: missing.yaml}", "base: there is no file 'missing.yaml'"),
         ("[1, 2]", "must be keys and values, such as 'optim:' with 'lr: 0.4' below it"),
         ("{optim: &a {lr: *a}}", "an anchor contains an alias of itself"),
         ("{optim: {[1]: 2}}", "optim: a key must be a name"),
