@@ -17,7 +17,7 @@ from anynet_dist.models.registry import load_plugins, register_block, register_h
 from anynet_dist.models.regnet import regnet_description, regnet_stages
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from anynet_dist.models.vocabulary import network_spec
-from anynet_dist.models.zoo import preset_description, preset_names
+from anynet_dist.models.zoo import preset_description, preset_names, preset_resolution
 
 __all__ = [
     "AnyNet",
@@ -43,6 +43,7 @@ __all__ = [
     "part_complexities",
     "preset_description",
     "preset_names",
+    "preset_resolution",
     "published_top1",
     "register_block",
     "register_head",
