@@ -1,7 +1,7 @@
 """The networks: blocks, stems and heads by name, AnyNet, RegNet, the zoo, and what each network costs."""
 
 from anynet_dist.models import blocks, heads, listing, stems
-from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet
+from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet, build_regnet
 from anynet_dist.models.complexity import (
     Complexity,
     PartComplexity,
@@ -33,6 +33,7 @@ __all__ = [
     "anynet_from_params",
     "blocks",
     "build_anynet",
+    "build_regnet",
     "check_resolution",
     "convert_state_dict",
     "heads",

@@ -63,6 +63,38 @@ def build_anynet(**description: Any) -> AnyNet:
     return AnyNet(spec)
 
 
+def build_regnet(
+    *,
+    w0: int,
+    wa: float,
+    wm: float,
+    depth: int,
+    group_width: int,
+    bottleneck_ratio: float = 1.0,
+    se_ratio: float = 0.0,
+    stem_width: int = 32,
+    **description: Any,
+) -> AnyNet:
+    """The RegNet of these parameters: RegNetX, or RegNetY with `se_ratio` 0.25.
+
+    `description` are other arguments of `network_spec`, such as num_classes, stem and strides.
+
+    Raises:
+        UserError: as `build_anynet` does.
+    """
+    regnet = {
+        "w0": w0,
+        "wa": wa,
+        "wm": wm,
+        "depth": depth,
+        "group_width": group_width,
+        "bottleneck_ratio": bottleneck_ratio,
+        "se_ratio": se_ratio,
+        "stem_width": stem_width,
+    }
+    return build_anynet(regnet=regnet, **description)
+
+
 LISTING_KEYS = (
     "block_type",
     "num_stages",

@@ -1,4 +1,4 @@
-"""Networks by name that others have too: wide ResNets, large ResNeXts and RegNets, deep and shallow ResNets."""
+"""Networks by name that others have too: wide and deep ResNets, large ResNeXts and RegNets."""
 
 from __future__ import annotations
 
