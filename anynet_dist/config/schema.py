@@ -159,6 +159,9 @@ class AugmentConfig:
     """How strong they are."""
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of painting a random rectangle with the mean colour; not with the ffcv loader."""
+    lighting: NonNegative = 0.0
+    """AlexNet's noise on the colours: its standard deviation along the principal components of ImageNet's
+    colours; 0.1 in pycls' recipes."""
     repeats: Count = 1
     """Differently augmented copies of an image in one global batch (repeated augmentation)."""
     mixup: NonNegative = 0.0
@@ -270,6 +273,8 @@ class ScheduleConfig:
 
     name: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
     """Shape of the curve after the warm-up. `onecycle` is linear up, then linear down."""
+    update: Literal["step", "epoch"] = "step"
+    """When it changes: before every optimizer step, or at the start of each epoch only, as pycls does it."""
     warmup_epochs: NonNegative = 0.0
     """Epochs of linear rise; for onecycle the time of the peak."""
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
