@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,17 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.system.errors import UserError, unknown_name
 
 
+def _unknown_images(image: object) -> Tensor:
+    raise UserError("this network was not loaded from a file, so it is not known how its images are prepared")
+
+
 class AnyNet(nn.Module):
     """A convolutional network of the design space: `stem`, `stage1`, `stage2`, ..., `head`."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the outputs, of a trained network that was loaded."""
+    preprocess: Callable[[Any], Tensor] = staticmethod(_unknown_images)
+    """From an image to the network's input (3, R, R), of a trained network that was loaded."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
