@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_each_image_is_shifted_as_a_whole_and_differently_in_each_epoch(tiny_bet
 
 def test_the_shift_is_in_units_of_the_normalisation(tiny_beton: Path) -> None:
     wide = torch.cat(batches(tiny_beton, 1.0)) - torch.cat(batches(tiny_beton, 0.0))
-    unit = {"std": (1.0, 1.0, 1.0)}
+    unit: dict[str, Any] = {"std": (1.0, 1.0, 1.0)}
     plain = torch.cat(batches(tiny_beton, 1.0, **unit)) - torch.cat(batches(tiny_beton, 0.0, **unit))
     torch.testing.assert_close(wide * torch.tensor(STD).view(3, 1, 1), plain, rtol=0, atol=1e-5)
 

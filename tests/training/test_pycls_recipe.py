@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def pycls_learning_rate(epoch: int, base: float, warmup: float) -> float:
 
 def transcribed(
     network: nn.Module, batches: list[tuple[Tensor, Tensor]], base: float, warmup: float
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """The weights after pycls' SGD: Nesterov momentum 0.9, and 5e-5 of each parameter in its gradient."""
     weights = list(network.parameters())
     velocities: list[Tensor | None] = [None] * len(weights)
@@ -62,7 +63,7 @@ def transcribed(
                 decayed = gradient + 5e-5 * weight
                 before = velocities[number]
                 velocity = decayed.clone() if before is None else 0.9 * before + decayed
-                weight -= rate * (decayed + 0.9 * velocity)
+                weight.sub_(rate * (decayed + 0.9 * velocity))
                 velocities[number] = velocity
     return weights
 
