@@ -1,6 +1,6 @@
 """Train image classifiers from the AnyNet design space on a laptop, one GPU, many GPUs or a SLURM cluster.
 
-    from anynet_dist import AnyNet, anynet_from_params, build_anynet, load_model
+    from anynet_dist import AnyNet, anynet_from_params, build_anynet, build_regnet, load_model
 
 The names are imported when they are first used, so that `import anynet_dist` does not wait for torch.
 """
@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet
+    from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet, build_regnet
     from anynet_dist.models.registry import register_block, register_head, register_stem
     from anynet_dist.training.weights import load_model
 
@@ -22,6 +22,7 @@ _HOMES = {
     "AnyNet": "models.anynet",
     "anynet_from_params": "models.anynet",
     "build_anynet": "models.anynet",
+    "build_regnet": "models.anynet",
     "register_block": "models.registry",
     "register_head": "models.registry",
     "register_stem": "models.registry",
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "anynet_from_params",
     "build_anynet",
+    "build_regnet",
     "load_model",
     "register_block",
     "register_head",

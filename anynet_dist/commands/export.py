@@ -4,6 +4,10 @@
 network's; above the tolerance nothing is written. The file takes float32 RGB images (N, 3, R, R) for any N:
 normalised as in training, or plain values in 0..1 with --with-normalisation. Its metadata holds the class
 names and the description of the network. `--to safetensors` holds the weights alone, for load_model.
+
+`--to torchvision|timm|pycls` writes the weights for the same network there: a state dict (model.pth), a
+folder for timm.create_model("local-dir:FOLDER", pretrained=True), or a checkpoint with model_state
+(model.pyth).
 """
 
 from __future__ import annotations
@@ -12,13 +16,24 @@ import argparse
 
 from anynet_dist.config.arguments import add_allow_plugins
 
-FORMATS = ("safetensors", "torchscript", "onnx", "torch-export", "hub-folder")
+FORMATS = (
+    "safetensors",
+    "torchvision",
+    "timm",
+    "pycls",
+    "torchscript",
+    "onnx",
+    "torch-export",
+    "hub-folder",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the run, the format and what may be changed on the way."""
     parser.add_argument(
-        "path", metavar="RUN", help="a run folder, a checkpoint folder or a model.safetensors"
+        "path",
+        metavar="RUN",
+        help="a run folder, a checkpoint folder, a model.safetensors or hf:OWNER/NAME",
     )
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("--out", metavar="PATH", help="file or folder to write (default: in RUN/export)")
@@ -32,6 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--with-normalisation", action="store_true", help="build (x - mean) / std in: images are RGB in 0..1"
     )
     parser.add_argument("--fold-bn", action="store_true", help="make batch norm part of the convolutions")
+    parser.add_argument(
+        "--dynamic-side",
+        action="store_true",
+        help="take images of any height and width, not only those of the evaluation",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -53,12 +73,16 @@ def run(args: argparse.Namespace) -> None:
 
     tolerate_lost_output()
     setup_logging()
+    if args.path.startswith("hf:") and not args.out:
+        raise UserError(f"{args.path} is not in a folder of yours: say with --out where to write")
     if args.private and not args.push:
         raise UserError("--private has no effect without --push OWNER/NAME")
     if args.to == "hub-folder":
         _export_hub_folder(args)
     elif args.push:
         raise UserError("--push uploads a Hub folder: add --to hub-folder")
+    elif args.to == "timm":
+        _export_timm_folder(args)
     else:
         _export_file(args)
 
@@ -73,21 +97,38 @@ def _export_file(args: argparse.Namespace) -> None:
         args.out,
         with_normalisation=args.with_normalisation,
         fold_bn=args.fold_bn,
+        dynamic_side=args.dynamic_side,
         tolerance=args.tolerance,
         overwrite=args.overwrite,
     )
     print(f"wrote {path} ({path.stat().st_size / 2**20:,.1f} MiB)\n{check}")
 
 
+def _export_timm_folder(args: argparse.Namespace) -> None:
+    from anynet_dist.export.exporter import export_timm_folder
+    from anynet_dist.export.trained import open_trained
+
+    _refuse_changes(args)
+    trained = open_trained(args.path, args.weights, args.allow_plugins)
+    folder, check = export_timm_folder(trained, args.out, tolerance=args.tolerance, overwrite=args.overwrite)
+    print(f"wrote {folder}\n{check}")
+
+
+def _refuse_changes(args: argparse.Namespace) -> None:
+    from anynet_dist.system.errors import UserError
+
+    if args.with_normalisation or args.fold_bn or args.dynamic_side:
+        raise UserError(
+            f"--with-normalisation, --dynamic-side and --fold-bn have no effect on {args.to},"
+            " which holds weights"
+        )
+
+
 def _export_hub_folder(args: argparse.Namespace) -> None:
     from anynet_dist.export.hub import check_login, push_folder, write_hub_folder
     from anynet_dist.export.trained import open_trained
-    from anynet_dist.system.errors import UserError
 
-    if args.with_normalisation or args.fold_bn:
-        raise UserError(
-            "--with-normalisation and --fold-bn have no effect on hub-folder, which holds weights"
-        )
+    _refuse_changes(args)
     if args.push:
         check_login(args.push)
     folder, check = write_hub_folder(

@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--res", type=int, help=f"side of the images (default: the config's, or {RESOLUTION})"
+        "--res", type=int, help="side of the images (default: the config's, or what the network was made for)"
     )
     parser.add_argument("--classes", type=int, help=f"classes (default: the config's, or {CLASSES})")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -110,12 +110,12 @@ class Described:
 
 def _described(name: str, allow_plugins: bool) -> Described:
     """The network called `name`, or described in the config file `name`."""
-    from anynet_dist.models import preset_description, preset_names
+    from anynet_dist.models import preset_description, preset_names, preset_resolution
 
     if name not in preset_names() and (Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()):
         return _from_config(name, allow_plugins)
     preset_description(name)  # refuses unknown names
-    return Described(model={"preset": name})
+    return Described(model={"preset": name}, resolution=preset_resolution(name))
 
 
 def _from_config(path: str, allow_plugins: bool) -> Described:
@@ -136,12 +136,12 @@ def _from_config(path: str, allow_plugins: bool) -> Described:
 
 
 def _list(args: argparse.Namespace) -> None:
-    resolution, classes = _first(args.res, RESOLUTION), _first(args.classes, CLASSES)
-    rows = [_listed(name, resolution, classes) for name in _matching(args.pattern)]
+    classes = _first(args.classes, CLASSES)
+    rows = [_listed(name, args.res, classes) for name in _matching(args.pattern)]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        note = f"At {resolution} px and {classes:,} classes; top-1 is that of ImageNet-1k at 224 px."
+        note = f"At {classes:,} classes (see --res and --classes); top-1 is that of ImageNet-1k at 224 px."
         _print(_list_table(rows), note)
 
 
@@ -155,9 +155,10 @@ def _matching(pattern: str) -> list[str]:
     return names
 
 
-def _listed(name: str, resolution: int, classes: int) -> dict[str, Any]:
-    from anynet_dist.models import network_complexity, network_spec, published_top1
+def _listed(name: str, resolution: int | None, classes: int) -> dict[str, Any]:
+    from anynet_dist.models import network_complexity, network_spec, preset_resolution, published_top1
 
+    resolution = _first(resolution, preset_resolution(name))
     spec = network_spec(preset=name, num_classes=classes)
     published = published_top1(name)
     return {
@@ -171,12 +172,13 @@ def _listed(name: str, resolution: int, classes: int) -> dict[str, Any]:
 
 
 def _list_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("name", "params (M)", "flops (G)", "acts (M)", "top-1")
+    table = _table("name", "px", "params (M)", "flops (G)", "acts (M)", "top-1")
     table.add_column("published by", no_wrap=True)
     for row in rows:
         costs = (row["params"] / 1e6, row["flops"] / 1e9, row["acts"] / 1e6)
         top1 = f"{row['top1']:.2%}" if row["top1"] else ""
-        table.add_row(row["name"], *(f"{cost:,.2f}" for cost in costs), top1, row["top1_source"])
+        sizes = (str(row["resolution"]), *(f"{cost:,.2f}" for cost in costs))
+        table.add_row(row["name"], *sizes, top1, row["top1_source"])
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
         if value is not None and value > most:
             yield Conflict((key,), f"must be at most {most:,} (got {value:,})")
     yield from _run_conflicts(config)
+    yield from _regnet_conflicts(config)
     yield from _data_conflicts(config)
     yield from _schedule_conflicts(config)
     if config.optim.name == "sgd" and config.optim.nesterov and config.optim.momentum == 0:
@@ -70,6 +72,36 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
 def _is_plain_name(name: str) -> bool:
     """Whether it names a folder in runs/: not a path, nor one of the names that mean another folder."""
     return bool(name.strip(" .")) and "/" not in name and name.isprintable() and len(os.fsencode(name)) < 200
+
+
+REGNET_NEEDS = ("w0", "wa", "wm", "depth", "group_width")
+REGNET_REPLACES = (
+    "preset",
+    "num_stages",
+    "num_blocks_per_stage",
+    "num_channels",
+    "bottleneck_ratio",
+    "group_width",
+    "se_ratio",
+)
+
+
+def _regnet_conflicts(config: Config) -> Iterator[Conflict]:
+    regnet = asdict(config.model.regnet)
+    given = [name for name, value in regnet.items() if value is not None]
+    if not given:
+        return
+    missing = [name for name in REGNET_NEEDS if regnet[name] is None]
+    if missing:
+        names = ", ".join(f"model.regnet.{name}" for name in missing)
+        message = f"a RegNet needs {', '.join(REGNET_NEEDS)}: set {names} too"
+        yield Conflict((f"model.regnet.{given[0]}", *(f"model.regnet.{name}" for name in missing)), message)
+    for name in REGNET_REPLACES:
+        if getattr(config.model, name) is not None:
+            instead = f"; set model.regnet.{name}" if name in regnet else ""
+            instead = "; the stem's is model.regnet.stem_width" if name == "num_channels" else instead
+            message = f"model.regnet gives the network's depths and widths: drop one of the two{instead}"
+            yield Conflict((f"model.{name}", f"model.regnet.{given[0]}"), message)
 
 
 def _data_conflicts(config: Config) -> Iterator[Conflict]:

@@ -15,6 +15,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+AboveOne = Annotated[float, Field(gt=1)]
 Interval = Annotated[
     str,
     Field(
@@ -66,11 +67,35 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegNetConfig:
+    """A RegNet by its own parameters, in place of depths and widths. Stem, strides and head stay free."""
+
+    w0: Count | None = None
+    """Width of the first block, a multiple of 8."""
+    wa: NonNegative | None = None
+    """How much wider each block would be than the one before, if widths were not quantised."""
+    wm: AboveOne | None = None
+    """Width of a stage over that of the stage before."""
+    depth: Count | None = None
+    """Blocks in all stages together."""
+    group_width: Count | None = None
+    """Channels in one group of the 3x3 convolution; widths are rounded so that it divides them."""
+    bottleneck_ratio: Positive | None = None
+    """Width of a stage over the width inside its blocks. Default: 1."""
+    se_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Squeeze-excitation: 0.25 makes a RegNetY. Default: 0, a RegNetX."""
+    stem_width: Count | None = None
+    """Channels of the stem. Default: 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """An AnyNet. Whatever is left out comes from the preset, or from the default it names."""
 
     preset: str | None = None
     """A network by name, such as resnet50 or regnetx_400mf; the other fields change it."""
+    regnet: RegNetConfig = field(default_factory=RegNetConfig)
+    """A RegNet by its own parameters, in place of depths and widths."""
     block_type: str | list[str] | None = None
     """Block of all stages, or one a stage. Default: bottleneck."""
     num_stages: Count | None = None
@@ -137,6 +162,9 @@ class AugmentConfig:
     """How strong they are."""
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of painting a random rectangle with the mean colour; not with the ffcv loader."""
+    lighting: NonNegative = 0.0
+    """AlexNet's noise on the colours: its standard deviation along the principal components of ImageNet's
+    colours; 0.1 in pycls' recipes."""
     repeats: Count = 1
     """Differently augmented copies of an image in one global batch (repeated augmentation)."""
     mixup: NonNegative = 0.0
@@ -254,6 +282,8 @@ class ScheduleConfig:
 
     name: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
     """Shape of the curve after the warm-up. `onecycle` is linear up, then linear down."""
+    update: Literal["step", "epoch"] = "step"
+    """When it changes: before every optimizer step, or at the start of each epoch only, as pycls does it."""
     warmup_epochs: NonNegative | None = None
     """Epochs of linear rise; for onecycle the time of the peak. Default: none where optim.lr is set, else a
     tenth of the run, at most 5 epochs; for onecycle 30 % of the run."""

@@ -70,6 +70,9 @@ class Augmentation:
     random_erasing: float = 0.0
     """Probability of replacing a random rectangle, a fiftieth to a third of the image, by the mean colour
     (Zhong et al. 2017)."""
+    lighting: float = 0.0
+    """Standard deviation of the noise on a training image's colours along the principal components of
+    ImageNet's (Krizhevsky et al. 2012, section 4.1)."""
     cutout: int = 0
     """Side of a square, wholly inside the image, that is replaced by the mean colour (after DeVries &
     Taylor 2017)."""
@@ -116,6 +119,8 @@ class Augmentation:
                 "color_jitter must hold brightness, contrast and saturation of at least 0 and a hue in "
                 f"[0, 0.5], not {self.color_jitter}"
             )
+        if self.lighting < 0:
+            raise UserError(f"lighting is a standard deviation and cannot be negative: {self.lighting}")
         if not 0 <= self.random_erasing <= 1:
             raise UserError(f"random_erasing is a probability in [0, 1], not {self.random_erasing}")
         if self.randaugment_ops < 1 or not 0 <= self.randaugment_magnitude <= 30:
@@ -202,13 +207,15 @@ class SampleTransform:
             recipe[:, HOLE_BOTTOM : HOLE_RIGHT + 1] = recipe[:, HOLE_TOP : HOLE_LEFT + 1] + augment.cutout
 
 
-def uniform_draws(seed: int, epoch: int, indices: Indices, count: int) -> NDArray[np.float64]:
+def uniform_draws(
+    seed: int, epoch: int, indices: Indices, count: int, stream: int = 1
+) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), shape (N, count): each a hash of (seed, epoch, sample index, column).
 
-    A counter-based generator (the idea of Salmon et al. 2011) with SplitMix64's mixing function (Steele et
-    al. 2014).
+    Those of another `stream` are independent. A counter-based generator (the idea of Salmon et al. 2011) with
+    SplitMix64's mixing function (Steele et al. 2014).
     """
-    key = np.random.SeedSequence([seed, epoch, 1]).generate_state(1, np.uint64)[0]
+    key = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
     samples = _mix(indices.astype(np.uint64) ^ key)[:, None]
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.multiply(_mix(samples + steps) >> np.uint64(11), 2.0**-53, dtype=np.float64)

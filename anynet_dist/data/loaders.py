@@ -17,6 +17,7 @@ from torch import Tensor
 from anynet_dist.data.augment import Augmentation, Resize, SampleTransform
 from anynet_dist.data.beton import open_beton
 from anynet_dist.data.beton_format import BetonTable
+from anynet_dist.data.lighting import Lighting, LitLoader
 from anynet_dist.data.normalisation import constant_channels, scale
 from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
 from anynet_dist.data.samples import (
@@ -181,7 +182,11 @@ def train_loader(
         resolution=resolution, augment=augment or Augmentation(), fill=(red, green, blue), seed=seed
     )
     name = _choose(data, loader, transform)
-    return _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
+    made = _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
+    if transform.augment is None or not transform.augment.lighting:
+        return made
+    light = Lighting(transform.augment.lighting, std, seed)
+    return LitLoader(made, light, plan, indices, data.num_samples)
 
 
 def eval_loader(

@@ -44,7 +44,7 @@ class Transfer:
         images, labels = self._move(images), self._move(labels)
         if self.device.type != "cpu":
             return self.normalise(images), labels
-        with _one_thread():
+        with one_thread():
             return self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Transfer:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Torch uses this thread alone, for the others' cores are the decoders'.
 
     Torch's threads would wait for more work at full speed for milliseconds, which takes a quarter of the

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from anynet_dist import __version__
 from anynet_dist.data.normalisation import check_normalisation
 from anynet_dist.export.fold import fold_batch_norm
 from anynet_dist.export.formats import GRAPH_FORMATS, INPUT, Function
+from anynet_dist.export.libraries import LIBRARY_FORMATS, read_timm_folder, write_timm_folder
 from anynet_dist.export.trained import TrainedNetwork
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.files import atomic_path, check_outputs
-from anynet_dist.training.weights import load_model, save_network
+from anynet_dist.training.weights import MODEL, load_model, save_network
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +31,8 @@ TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 3)
 EXAMPLE_BATCH = 2
 WEIGHTS = "safetensors"
-FORMATS = (WEIGHTS, *GRAPH_FORMATS)
+FORMATS = (WEIGHTS, *LIBRARY_FORMATS, *GRAPH_FORMATS)
+TIMM_FILES = (MODEL, "config.json")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def export_network(
     *,
     with_normalisation: bool = False,
     fold_bn: bool = False,
+    dynamic_side: bool = False,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
 ) -> tuple[Path, Check]:
@@ -79,7 +85,8 @@ def export_network(
 
     `out` is a file, or a folder for a file named `model`; by default it lies in the run folder's `export`.
     `with_normalisation` puts (x - mean) / std in front, so that the file takes RGB images in 0..1; `fold_bn`
-    makes batch norm part of the convolutions. The file is read back and compared with the eager network;
+    makes batch norm part of the convolutions; `dynamic_side` lets the file take images of other sizes. The
+    file is read back and compared with the eager network;
     where they differ by more than the tolerance UserError is raised and no file is left. So it is, before
     any work, where the file exists and `overwrite` does not say to replace it.
     """
@@ -87,10 +94,10 @@ def export_network(
         raise unknown_name("format", to, FORMATS)
     if not tolerance > 0:
         raise UserError(f"--tolerance must be a number above 0, not {tolerance:g}")
-    if to == WEIGHTS and (with_normalisation or fold_bn):
+    if to not in GRAPH_FORMATS and (with_normalisation or fold_bn or dynamic_side):
         raise UserError(
-            f"--to {WEIGHTS} holds the weights of the network as it was trained; --with-normalisation and"
-            f" --fold-bn change the network: use {', '.join(GRAPH_FORMATS)}"
+            f"--to {to} holds the weights of the network as it was trained; --with-normalisation,"
+            f" --dynamic-side and --fold-bn change the network: use {', '.join(GRAPH_FORMATS)}"
         )
     check_normalisation(trained.description.mean, trained.description.std)
     target = _target(trained, to, out)
@@ -99,39 +106,90 @@ def export_network(
         if to == WEIGHTS:
             save_network(temporary, trained.network, trained.description, **trained.facts)
             exported: Function = load_model(temporary)
+        elif to in LIBRARY_FORMATS:
+            LIBRARY_FORMATS[to].write(trained, temporary)
+            exported = LIBRARY_FORMATS[to].read(trained, temporary)
         else:
-            _write_graph(trained, to, temporary, with_normalisation, fold_bn)
+            with _for_any_side(dynamic_side):
+                _write_graph(trained, to, temporary, with_normalisation, fold_bn, dynamic_side)
             exported = GRAPH_FORMATS[to].read(temporary)
-        check = compare(exported, trained, with_normalisation, tolerance)
+        with _for_any_side(dynamic_side):
+            check = compare(exported, trained, with_normalisation, tolerance, dynamic_side)
         _refuse_if_wrong(check, target)
     return target, check
 
 
+@contextmanager
+def _for_any_side(dynamic_side: bool) -> Iterator[None]:
+    """Say that it was the free side which a network, say with parts of somebody's own, could not have."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # exporters and their runtimes raise all kinds of errors
+        if not dynamic_side:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"--dynamic-side: this network cannot take images of every size: {reason}") from error
+
+
+def export_timm_folder(
+    trained: TrainedNetwork,
+    out: str | Path | None = None,
+    *,
+    tolerance: float = TOLERANCE,
+    overwrite: bool = False,
+) -> tuple[Path, Check]:
+    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` takes; checked by that.
+
+    By default that is `timm` in the run folder's `export`. Raises UserError as `export_network` does.
+    """
+    folder = Path(out) if out else trained.export_folder / "timm"
+    check_outputs(*(folder / name for name in TIMM_FILES), overwrite=overwrite)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_timm_folder(trained, Path(temporary))
+        check = compare(read_timm_folder(Path(temporary)), trained, False, tolerance)
+        _refuse_if_wrong(check, folder)
+        for name in TIMM_FILES:
+            with atomic_path(folder / name) as file:
+                shutil.copyfile(Path(temporary) / name, file)
+    return folder, check
+
+
 def _target(trained: TrainedNetwork, to: str, out: str | Path | None) -> Path:
-    suffix = f".{WEIGHTS}" if to == WEIGHTS else GRAPH_FORMATS[to].suffix
+    formats = GRAPH_FORMATS | LIBRARY_FORMATS
+    suffix = f".{WEIGHTS}" if to == WEIGHTS else formats[to].suffix
     folder = Path(out) if out else trained.export_folder
     return folder / f"model{suffix}" if out is None or folder.is_dir() else folder
 
 
 def _write_graph(
-    trained: TrainedNetwork, to: str, path: Path, with_normalisation: bool, fold_bn: bool
+    trained: TrainedNetwork,
+    to: str,
+    path: Path,
+    with_normalisation: bool,
+    fold_bn: bool,
+    dynamic_side: bool,
 ) -> None:
     description = trained.description
     network: nn.Module = fold_batch_norm(trained.network) if fold_bn else trained.network
     if with_normalisation:
         network = NormalisedNetwork(network, description.mean, description.std).eval()
     example = torch.zeros(EXAMPLE_BATCH, *trained.input_shape)
-    metadata = describe_graph(trained, with_normalisation, fold_bn)
+    metadata = describe_graph(trained, with_normalisation, fold_bn, dynamic_side)
     with torch.no_grad():
-        GRAPH_FORMATS[to].write(network, example, path, metadata)
+        GRAPH_FORMATS[to].write(network, example, path, metadata, dynamic_side)
 
 
-def describe_graph(trained: TrainedNetwork, with_normalisation: bool, fold_bn: bool) -> dict[str, str]:
+def describe_graph(
+    trained: TrainedNetwork, with_normalisation: bool, fold_bn: bool, dynamic_side: bool = False
+) -> dict[str, str]:
     """The metadata of an exported network: each a JSON text."""
     description = trained.description
+    sides = ["height", "width"] if dynamic_side else trained.input_shape[1:]
     takes: dict[str, Any] = {
         "name": INPUT,
-        "shape": ["batch", *trained.input_shape],
+        "shape": ["batch", trained.input_shape[0], *sides],
         "dtype": "float32",
         "channels": "RGB",
         "values": "in 0..1" if with_normalisation else "(x - mean) / std of x in 0..1",
@@ -149,14 +207,27 @@ def describe_graph(trained: TrainedNetwork, with_normalisation: bool, fold_bn: b
 
 
 @torch.inference_mode()
-def compare(exported: Function, trained: TrainedNetwork, with_normalisation: bool, tolerance: float) -> Check:
-    """Compare outputs for random images in batches of other sizes than the one exported with."""
+def compare(
+    exported: Function,
+    trained: TrainedNetwork,
+    with_normalisation: bool,
+    tolerance: float,
+    dynamic_side: bool = False,
+) -> Check:
+    """Compare outputs for random images in batches of other sizes than the one exported with.
+
+    With `dynamic_side` the images of one batch are no squares, and larger than those exported with.
+    """
     generator = torch.Generator().manual_seed(0)
     description = trained.description
     mean, std = (torch.tensor(value).view(-1, 1, 1) for value in (description.mean, description.std))
     differences, outputs = [], []
-    for batch in CHECKED_BATCHES:
-        pixels = torch.rand(batch, *trained.input_shape, generator=generator)
+    channels, side, _ = trained.input_shape
+    shapes = [(side, side)] * len(CHECKED_BATCHES)
+    if dynamic_side:
+        shapes[-1] = (side * 5 // 4 + 1, side * 3 // 2)
+    for batch, shape in zip(CHECKED_BATCHES, shapes, strict=True):
+        pixels = torch.rand(batch, channels, *shape, generator=generator)
         images = (pixels - mean) / std
         eager = trained.network(images)
         found = exported(pixels if with_normalisation else images)

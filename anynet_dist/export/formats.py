@@ -28,8 +28,9 @@ class GraphFormat:
     """How a network is written to a file, and read back as a function of images alone."""
 
     suffix: str
-    write: Callable[[nn.Module, Tensor, Path, Mapping[str, str]], None]
-    """Takes the network, example images of at least two, the file and the metadata."""
+    write: Callable[[nn.Module, Tensor, Path, Mapping[str, str], bool], None]
+    """Takes the network, example images of at least two, the file, the metadata, and whether images may have
+    other sides than the examples'."""
     read: Callable[[Path], Function]
 
 
@@ -42,8 +43,10 @@ def _without_deprecation_of_torchscript() -> Iterator[None]:
         yield
 
 
-def write_torchscript(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """Trace the network; each text of the metadata is an extra file of the archive."""
+def write_torchscript(
+    network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str], dynamic_side: bool = False
+) -> None:
+    """Trace the network, for images of any size; each text of the metadata is a file of the archive."""
     with _without_deprecation_of_torchscript():
         torch.jit.save(torch.jit.trace(network, example), str(path), _extra_files=dict(metadata))
 
@@ -55,11 +58,17 @@ def read_torchscript(path: Path) -> Function:
     return function
 
 
-def write_torch_export(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def write_torch_export(
+    network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str], dynamic_side: bool = False
+) -> None:
     """Export with torch.export; each text of the metadata is an extra file of the archive."""
     # Into memory first: torch.export.save insists on a file name in .pt2, which a temporary file has not.
     buffer = io.BytesIO()
-    torch.export.save(_exported_program(network, example), buffer, extra_files=dict(metadata))
+    (shapes,) = _dynamic_shapes(dynamic_side)
+    # A named side would have to be free altogether, but the last feature map must have more than one pixel.
+    sides = {dimension: torch.export.Dim.AUTO for dimension in shapes if dimension}
+    program = torch.export.export(network, (example,), dynamic_shapes=(shapes | sides,))
+    torch.export.save(program, buffer, extra_files=dict(metadata))
     path.write_bytes(buffer.getvalue())
 
 
@@ -68,7 +77,9 @@ def read_torch_export(path: Path) -> Function:
     return torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
-def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def write_onnx(
+    network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str], dynamic_side: bool = False
+) -> None:
     """Export with PyTorch's ONNX exporter and check the file with ONNX's checker."""
     onnx = require("onnx")
     for package in ("onnxscript", "onnxruntime"):
@@ -80,7 +91,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path, metadata: Mappin
         network,
         (example,),
         dynamo=True,
-        dynamic_shapes=_dynamic_batch(),
+        dynamic_shapes=_dynamic_shapes(dynamic_side),
         input_names=[INPUT],
         output_names=[OUTPUT],
         verbose=False,
@@ -98,12 +109,9 @@ def read_onnx(path: Path) -> Function:
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def _exported_program(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(network, (example,), dynamic_shapes=_dynamic_batch())
-
-
-def _dynamic_batch() -> tuple[dict[int, torch.export.Dim]]:
-    return ({0: torch.export.Dim("batch")},)
+def _dynamic_shapes(dynamic_side: bool) -> tuple[dict[int, torch.export.Dim]]:
+    names = {0: "batch", 2: "height", 3: "width"} if dynamic_side else {0: "batch"}
+    return ({dimension: torch.export.Dim(name) for dimension, name in names.items()},)
 
 
 GRAPH_FORMATS = {

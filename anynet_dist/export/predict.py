@@ -6,16 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anynet_dist.data import image_folders
-from anynet_dist.data.augment import SampleTransform
-from anynet_dist.data.order import EvalPlan
+from anynet_dist.data.preprocess import Preprocess
 from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
-from anynet_dist.data.torch_loader import TorchLoader
-from anynet_dist.data.transfer import Transfer
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.weights import NetworkDescription, load_network
 
@@ -107,28 +103,15 @@ def _read(file: Path) -> Pixels | str:
         return reason(error)
 
 
-class _Pictures:
-    """Decoded images as `Samples`, without labels."""
-
-    def __init__(self, images: Sequence[Pixels]) -> None:
-        self.images = images
-        self.labels = np.zeros(len(images), np.int64)
-
-    def image(self, index: int) -> Pixels:
-        return self.images[index]
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-
 def prepare(images: Sequence[Pixels], description: NetworkDescription, device: torch.device) -> Tensor:
     """Decoded images (H, W, 3) of any size as evaluation's batch: (N, 3, R, R) float32, normalised."""
-    # The centre square of a square is all of it, so ratio 1 is "whole" for the squares trained on.
-    transform = SampleTransform(resolution=description.resolution, crop_ratio=description.crop_ratio or 1.0)
-    transfer = Transfer(device, description.mean, description.std)
-    plan = EvalPlan(num_samples=len(images), batch_size=len(images))
-    ((batch, _),) = TorchLoader(_Pictures(images), plan, transform, transfer, workers=0)
-    return batch
+    preprocess = Preprocess(
+        resolution=description.resolution,
+        mean=description.mean,
+        std=description.std,
+        crop_ratio=description.crop_ratio,
+    )
+    return preprocess.batch(images, device)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """The networks: blocks, stems and heads by name, AnyNet, RegNet, the zoo, and what each network costs."""
 
 from anynet_dist.models import blocks, heads, listing, stems
-from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet
+from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet, build_regnet
 from anynet_dist.models.complexity import (
     Complexity,
     PartComplexity,
@@ -17,7 +17,7 @@ from anynet_dist.models.registry import load_plugins, register_block, register_h
 from anynet_dist.models.regnet import regnet_description, regnet_stages
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from anynet_dist.models.vocabulary import network_spec
-from anynet_dist.models.zoo import preset_description, preset_names
+from anynet_dist.models.zoo import preset_description, preset_names, preset_resolution
 
 __all__ = [
     "AnyNet",
@@ -33,6 +33,7 @@ __all__ = [
     "anynet_from_params",
     "blocks",
     "build_anynet",
+    "build_regnet",
     "check_resolution",
     "convert_state_dict",
     "heads",
@@ -43,6 +44,7 @@ __all__ = [
     "part_complexities",
     "preset_description",
     "preset_names",
+    "preset_resolution",
     "published_top1",
     "register_block",
     "register_head",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,17 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.system.errors import UserError, unknown_name
 
 
+def _unknown_images(image: object) -> Tensor:
+    raise UserError("this network was not loaded from a file, so it is not known how its images are prepared")
+
+
 class AnyNet(nn.Module):
     """A convolutional network of the design space: `stem`, `stage1`, `stage2`, ..., `head`."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the outputs, of a trained network that was loaded."""
+    preprocess: Callable[[Any], Tensor] = staticmethod(_unknown_images)
+    """From an image to the network's input (3, R, R), of a trained network that was loaded."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -68,6 +77,38 @@ def build_anynet(**description: Any) -> AnyNet:
     if torch.get_default_device().type == "cpu":
         check_memory(network_complexity(spec).params)
     return AnyNet(spec)
+
+
+def build_regnet(
+    *,
+    w0: int,
+    wa: float,
+    wm: float,
+    depth: int,
+    group_width: int,
+    bottleneck_ratio: float = 1.0,
+    se_ratio: float = 0.0,
+    stem_width: int = 32,
+    **description: Any,
+) -> AnyNet:
+    """The RegNet of these parameters: RegNetX, or RegNetY with `se_ratio` 0.25.
+
+    `description` are other arguments of `network_spec`, such as num_classes, stem and strides.
+
+    Raises:
+        UserError: as `build_anynet` does.
+    """
+    regnet = {
+        "w0": w0,
+        "wa": wa,
+        "wm": wm,
+        "depth": depth,
+        "group_width": group_width,
+        "bottleneck_ratio": bottleneck_ratio,
+        "se_ratio": se_ratio,
+        "stem_width": stem_width,
+    }
+    return build_anynet(regnet=regnet, **description)
 
 
 LISTING_KEYS = (

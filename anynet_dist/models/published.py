@@ -51,6 +51,10 @@ _TORCHVISION_ACCURACIES = {
     "regnety_8gf_tv": 80.032,
     "resnet18": 69.758,
     "resnet34": 73.314,
+    "wide_resnet50_2": 78.468,
+    "wide_resnet101_2": 78.848,
+    "resnext101_32x8d": 79.312,
+    "resnext101_64x4d": 83.246,
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from anynet_dist.models.limits import check_blocks, check_most
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import UserError, unknown_name
 
 QUANTUM = 8
 """Widths are multiples of this (section 3.3)."""
@@ -108,3 +108,32 @@ def regnet_description(
         "stem": "conv3x3_s2",
         "head": "linear",
     }
+
+
+NEEDED = ("w0", "wa", "wm", "depth", "group_width")
+OPTIONAL = ("bottleneck_ratio", "se_ratio", "stem_width")
+WHOLE_NUMBERS = ("w0", "depth", "group_width", "stem_width")
+
+
+def described_regnet(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`regnet_description` of parameters that may hold anything, say because a file states them.
+
+    Raises:
+        UserError: one is missing, unknown, not a number or out of range.
+    """
+    for name, value in parameters.items():
+        if name not in NEEDED + OPTIONAL:
+            raise unknown_name("parameter of a RegNet", name, NEEDED + OPTIONAL)
+        whole = name in WHOLE_NUMBERS
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise UserError(f"regnet.{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+        if not math.isfinite(value):
+            raise UserError(f"regnet.{name} must be a number, not {value}")
+        check_most(f"regnet.{name}", name, value)
+    missing = [name for name in NEEDED if name not in parameters]
+    if missing:
+        raise UserError(f"a RegNet needs {', '.join(NEEDED)}: {', '.join(missing)} missing")
+    for name in ("group_width", "bottleneck_ratio", "stem_width"):
+        if parameters.get(name, 1) <= 0:
+            raise UserError(f"regnet.{name} must be above 0, not {parameters[name]}")
+    return regnet_description(**parameters)

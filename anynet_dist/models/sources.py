@@ -304,7 +304,7 @@ def torchvision_preset(name: str) -> str | None:
 
 def timm_preset(name: str) -> str | None:
     """Our preset of timm's network; timm counts RegNets' flops in 100 MF: regnetx_016 has 1.6 GF."""
-    regnet = re.fullmatch(r"(regnet[xy])_(\d{3})(_tv)?", name)
+    regnet = re.fullmatch(r"(regnet[xy])_(\d{3,4})(_tv)?", name)
     if not regnet:
         return _existing(name)
     whole, tenths = divmod(int(regnet[2]), 10)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.limits import MOST, check_blocks, check_most, check_parameters
 from anynet_dist.models.registry import BLOCK_OPTIONS, get_block, get_head, get_stem, parameter_names
-from anynet_dist.models.regnet import compatible_widths
+from anynet_dist.models.regnet import compatible_widths, described_regnet
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from anynet_dist.models.zoo import preset_description
 from anynet_dist.system.errors import UserError, unknown_name
@@ -41,6 +41,7 @@ WHOLE_NUMBERS = ("num_blocks_per_stage", "num_channels", "group_width", "strides
 def network_spec(
     *,
     preset: str | None = None,
+    regnet: Mapping[str, Any] | None = None,
     block_type: str | Sequence[str] | None = None,
     num_stages: int | None = None,
     num_blocks_per_stage: int | Sequence[int] | None = None,
@@ -61,7 +62,9 @@ def network_spec(
 
     Each of block_type, num_blocks_per_stage, num_channels (the stem's first), bottleneck_ratio, group_width,
     strides and se_ratio is one value for all stages or one a stage. What is None comes from the preset, else
-    from `DEFAULTS`. A preset's widths follow its group width when that is changed, as RegNet's do; widths
+    from `DEFAULTS`. `regnet` describes a RegNet by its own parameters (`regnet_description`'s w0, wa, wm,
+    depth, group_width, and bottleneck_ratio, se_ratio, stem_width); stem, strides, head and block type may
+    still be changed. A preset's widths follow its group width when that is changed, as RegNet's do; widths
     given here never change. `init` None is PyTorch's own for networks of the listing's blocks alone, and
     otherwise that of pycls.
 
@@ -82,7 +85,9 @@ def network_spec(
         "dropout": dropout,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    base = preset_description(preset) if preset else {}
+    if regnet is not None:
+        _check_alone(preset, given)
+    base = preset_description(preset) if preset else described_regnet(regnet) if regnet is not None else {}
     values = {**DEFAULTS, **base, **given}
     _check_present(values)
     count = _stage_count(values, num_stages)
@@ -108,6 +113,14 @@ def network_spec(
     )
     _check_spec(spec)
     return spec
+
+
+def _check_alone(preset: str | None, given: Mapping[str, Any]) -> None:
+    """Nothing else gives the depths and widths that a RegNet's parameters give."""
+    changeable = ("block_type", "strides", "stem", "head", "dropout")
+    others = [*(["preset"] if preset else []), *(key for key in given if key not in changeable)]
+    if others:
+        raise UserError(f"regnet gives the network's depths and widths: leave out {', '.join(others)}")
 
 
 def _check_present(values: Mapping[str, Any]) -> None:

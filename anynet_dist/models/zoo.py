@@ -2,7 +2,8 @@
 
 RegNets come from their generating parameters (Designing Network Design Spaces, Radosavovic et al., 2020, and
 pycls' model zoo), ResNets from Deep Residual Learning (He et al., 2016, tables 1 and 6), ResNeXts from
-Aggregated Residual Transformations (Xie et al., 2017, table 1).
+Aggregated Residual Transformations (Xie et al., 2017, table 1), wide ResNets from Wide Residual Networks
+(Zagoruyko and Komodakis, 2016).
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ _REGNETY = {
     "16gf": (200, 106.23, 2.48, 18, 112),
     "32gf": (232, 115.89, 2.53, 20, 232),
 }
+# Beyond the paper: SEER's networks (Goyal et al., 2021 and 2022), as torchvision and timm have them.
+_REGNETY_LARGE = {
+    "64gf": (352, 147.48, 2.4, 20, 328),
+    "128gf": (456, 160.83, 2.52, 27, 264),
+    "256gf": (640, 230.83, 2.53, 27, 373),
+}
 # Where torchvision's rounding of widths gives another network than the paper's.
 _TORCHVISION_DEVIATES = ("regnetx_400mf", "regnety_800mf", "regnety_8gf")
 
@@ -58,6 +65,11 @@ def _regnets() -> dict[str, Description]:
     x = {f"regnetx_{size}": _regnet(parameters) for size, parameters in _REGNETX.items()}
     y = {f"regnety_{size}": _regnet(parameters, se_ratio=0.25) for size, parameters in _REGNETY.items()}
     return x | y
+
+
+def _large_regnets() -> dict[str, Description]:
+    table = _REGNETY_LARGE.items()
+    return {f"regnety_{size}": _regnet(parameters, se_ratio=0.25) for size, parameters in table}
 
 
 def _torchvision_regnets() -> dict[str, Description]:
@@ -90,6 +102,18 @@ def _imagenet_resnets() -> dict[str, Description]:
         presets[f"resnet{layers}"] = _imagenet_resnet("bottleneck", depths, 256, bottleneck_ratio=4.0)
         presets[f"resnext{layers}_32x4d"] = _imagenet_resnet(
             "bottleneck", depths, 256, bottleneck_ratio=2.0, group_width=[4, 8, 16, 32]
+        )
+    for layers, depths in {26: [2, 2, 2, 2], 200: [3, 24, 36, 3]}.items():
+        presets[f"resnet{layers}"] = _imagenet_resnet("bottleneck", depths, 256, bottleneck_ratio=4.0)
+    for layers, depths in {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}.items():
+        presets[f"wide_resnet{layers}_2"] = _imagenet_resnet("bottleneck", depths, 256, bottleneck_ratio=2.0)
+    for groups, width in ((32, 8), (64, 4)):
+        presets[f"resnext101_{groups}x{width}d"] = _imagenet_resnet(
+            "bottleneck",
+            [3, 4, 23, 3],
+            256,
+            bottleneck_ratio=1.0,
+            group_width=[width * 2**i for i in range(4)],
         )
     return presets
 
@@ -136,11 +160,13 @@ def _cifar_regnets() -> dict[str, Description]:
     return {f"{name}_cifar": description | changes for name, description in _regnets().items()}
 
 
+_CIFAR_RESNETS = (20, 32, 44, 56, 110)
 PRESETS: dict[str, Description] = {
     **_regnets(),
+    **_large_regnets(),
     **_torchvision_regnets(),
     **_imagenet_resnets(),
-    **{f"resnet{layers}": _cifar_resnet(layers) for layers in (20, 32, 44, 56, 110)},
+    **{f"resnet{layers}": _cifar_resnet(layers) for layers in _CIFAR_RESNETS},
     **_vggs(),
     **_cifar_regnets(),
 }
@@ -149,6 +175,12 @@ PRESETS: dict[str, Description] = {
 def preset_names() -> list[str]:
     """The names of all presets, in the order of the zoo."""
     return list(PRESETS)
+
+
+def preset_resolution(name: str) -> int:
+    """Side in pixels of the images that the preset was made for: CIFAR's or ImageNet's."""
+    small = name.endswith("_cifar") or name in {f"resnet{layers}" for layers in _CIFAR_RESNETS}
+    return 32 if small else 224
 
 
 def preset_description(name: str) -> Description:
@@ -160,6 +192,8 @@ def preset_description(name: str) -> Description:
     if name not in PRESETS:
         nearest = get_close_matches(name.lower().replace("-", "_"), PRESETS, n=3)
         hint = f"did you mean {' or '.join(repr(match) for match in nearest)}?" if nearest else ""
-        families = "regnetx_*, regnety_*, resnet*, resnext*, vgg*_like; for small images *_cifar"
+        families = (
+            "regnetx_*, regnety_*, resnet*, wide_resnet*, resnext*, vgg*_like; for small images *_cifar"
+        )
         raise UserError(f"unknown preset '{name}'; {hint or 'the families are ' + families}")
     return deepcopy(PRESETS[name])

@@ -57,6 +57,8 @@ def model_arguments(config: Config) -> dict[str, Any]:
     arguments = asdict(config.model)
     for start in ("pretrained", "freeze"):
         del arguments[start]
+    regnet = {key: value for key, value in arguments["regnet"].items() if value is not None}
+    arguments["regnet"] = regnet or None
     return {key: value for key, value in arguments.items() if value is not None}
 
 

@@ -43,7 +43,13 @@ def build_schedule(config: ScheduleConfig, steps_per_epoch: int, total_steps: in
         "constant": lambda step: 1.0,
     }
     shape = shapes[config.name]
-    return lambda step: warmup(step) * shape(min(step, total_steps))
+    every = steps_per_epoch if config.update == "epoch" else 1
+
+    def factor(step: int) -> float:
+        step -= step % every
+        return warmup(step) * shape(min(step, total_steps))
+
+    return factor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from anynet_dist.data.preprocess import Preprocess
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.registry import provide_parts
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, sha256_of, write_json
 from anynet_dist.system.utf8_paths import utf8_path
+from anynet_dist.training.hub import PREFIX, hub_folder
 
 DESCRIPTION = "network.json"
 MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -89,7 +91,8 @@ def write_tensors(path: Path, network: nn.Module, metadata: dict[str, str] | Non
 def load_network(
     path: str | Path, weights: str = "auto", allow_plugins: bool = False
 ) -> tuple[AnyNet, NetworkDescription]:
-    """The trained network of a run folder, a checkpoint folder or a model.safetensors, in evaluation mode.
+    """The trained network of a run folder, a checkpoint folder, a model.safetensors or `hf:OWNER/NAME` on the
+    Hugging Face Hub, in evaluation mode, with its `classes` and `preprocess`.
 
     In a checkpoint `weights` chooses between `raw` and `ema`; `auto` is the moving average where there is
     one. A run folder gives the network it ended with. The python files that the network says it needs are
@@ -108,6 +111,13 @@ def load_network(
         raise UserError(
             f"{file} does not hold the weights of its own description: {_in_short(error)}"
         ) from None
+    network.classes = description.classes
+    network.preprocess = Preprocess(
+        resolution=description.resolution,
+        mean=description.mean,
+        std=description.std,
+        crop_ratio=description.crop_ratio,
+    )
     return network.eval(), description
 
 
@@ -123,13 +133,19 @@ def _in_short(error: Exception) -> str:
 
 
 def load_model(path: str | Path, weights: str = "auto", allow_plugins: bool = False) -> AnyNet:
-    """As `load_network`, without the description: `load_model("runs/digits")` is ready to classify."""
+    """As `load_network`, without the description: `load_model("runs/digits")` is ready to classify.
+
+    `network(network.preprocess(image)[None])` are the logits of an image file, a Pillow image or an array,
+    and `network.classes` the names of the outputs.
+    """
     return load_network(path, weights, allow_plugins)[0]
 
 
 def find_weights(path: Path, weights: str = "auto") -> Path:
     """The weight file that `load_network` takes. Raises UserError where there is none, or a checkpoint has
     lost it."""
+    if str(path).startswith(PREFIX) and not path.exists():
+        path = hub_folder(str(path))
     if path.is_file():
         return path
     names = {"raw": [MODEL], "ema": [AVERAGE], "auto": [AVERAGE, MODEL]}[weights]

@@ -35,7 +35,7 @@ def network_file(tmp_path: Path) -> Path:
 
 
 def test_the_command_knows_all_formats() -> None:
-    assert {*exporter.FORMATS, "hub-folder"} == set(FORMATS)
+    assert {*exporter.FORMATS, "hub-folder", "timm"} == set(FORMATS)
 
 
 def test_a_file_is_written_and_the_difference_told(

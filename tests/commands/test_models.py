@@ -35,8 +35,15 @@ def test_list_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line.split() for line in shown(capsys, "list").splitlines()]
     rows = {line[0]: line[1:] for line in lines if line}
     assert set(preset_names()) <= set(rows)
-    assert rows["regnetx_400mf"] == ["5.16", "0.40", "3.14", "72.62%", "pycls"]
+    assert rows["regnetx_400mf"] == ["224", "5.16", "0.40", "3.14", "72.62%", "pycls"]
+    assert rows["regnetx_400mf_cifar"][0] == rows["resnet56"][0] == "32"
     assert rows["vgg16_like"][-1] == "13.55"
+
+
+def test_a_network_for_small_images_is_shown_with_those(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(shown(capsys, "show", "resnet20", "--json"))["resolution"] == 32
+    (row,) = json.loads(shown(capsys, "list", "resnet20", "--res", "64", "--json"))
+    assert row["resolution"] == 64
 
 
 def test_list_as_json_has_the_exact_counts(capsys: pytest.CaptureFixture[str]) -> None:
