@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from anynet_dist.data import beton_format as fmt
-from anynet_dist.data.beton_writer import Encoder, WriteMode, WriteOptions
+from anynet_dist.data.beton_writer import SMALLEST_PAGE, Encoder, WriteMode, WriteOptions
 from anynet_dist.data.samples import Samples
 from anynet_dist.system.errors import UserError
 
@@ -54,7 +54,7 @@ def estimate(samples: Samples, options: WriteOptions, workers: int) -> Estimate:
         size += share * mean_size
         seconds += share * mean_seconds
     # No image lies across a page's end, so about half an image is left free in each page.
-    padded = size * (1 + size / 2 / options.page_size)
+    padded = size * (1 + size / 2 / SMALLEST_PAGE)
     tables = fmt.METADATA_START + count * (fmt.SAMPLE.itemsize + fmt.ALLOCATION.itemsize)
     return Estimate(count, sampled, round(count * padded) + tables, count * seconds / workers)
 
