@@ -97,6 +97,9 @@ class ModelConfig:
     """Number of classes. Default: the data's."""
     zero_init_residual: bool | None = None
     """Start each residual block as the identity. Default: false."""
+    blurpool: bool | None = None
+    """Blur what goes into convolutions that stride, of 16 input channels or more (anti-aliasing). Default:
+    false."""
     pretrained: str | None = None
     """Start from these weights: a run, a checkpoint, a model.safetensors, torchvision:NAME or timm:NAME.
     A head for other classes starts anew."""
@@ -229,6 +232,8 @@ class OptimConfig:
     """Weight decay."""
     decay_norm_and_bias: bool = False
     """Decay the parameters of normalisation layers and biases too."""
+    no_decay: list[str] = field(default_factory=list)
+    """Parameters whose name contains one of these are not decayed, whatever else is."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     nesterov: bool = True

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anynet_dist.models.blurpool import add_blurpool
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.initialise import initialise_like_pycls, zero_residual_norms
 from anynet_dist.models.limits import check_memory, check_most
@@ -35,6 +36,8 @@ class AnyNet(nn.Module):
             initialise_like_pycls(self)
         if spec.zero_init_residual:
             zero_residual_norms(self)
+        if spec.blurpool:
+            add_blurpool(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, num_classes), or what the head makes of the last feature map."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anynet_dist.models.blurpool import BlurredConv2d, add_blurpool, is_blurred
 from anynet_dist.models.limits import check_side
 from anynet_dist.models.registry import Part, get_block, get_head, get_stem, wanted_options
 from anynet_dist.models.spec import NetworkSpec, StageSpec
@@ -50,7 +51,17 @@ class PartComplexity(Complexity):
 class Tally:
     """A feature map followed through layers in thought: its shape now, and the cost of the layers so far."""
 
-    __slots__ = ("acts", "channels", "flops", "height", "params", "receptive_field", "step", "width")
+    __slots__ = (
+        "acts",
+        "blurpool",
+        "channels",
+        "flops",
+        "height",
+        "params",
+        "receptive_field",
+        "step",
+        "width",
+    )
 
     def __init__(
         self, channels: int, height: int, width: int, receptive_field: int = 1, step: int = 1
@@ -58,6 +69,7 @@ class Tally:
         self.channels, self.height, self.width = channels, height, width
         self.receptive_field = receptive_field
         self.step = step  # input pixels between neighbouring positions
+        self.blurpool = False
         self.params = self.flops = self.acts = 0
 
     @property
@@ -74,6 +86,10 @@ class Tally:
                 f"a {kernel}x{kernel} convolution from {self.channels} to {width_out} channels cannot have "
                 f"{groups} groups: both widths must be divisible by the number of groups"
             )
+        if self.blurpool and is_blurred(self.channels, stride):
+            self._slide(3, 1, 1)
+            self.flops += 9 * self.channels * self.height * self.width
+            self.acts += self.channels * self.height * self.width
         self._slide(kernel, stride, kernel // 2)
         weights = kernel * kernel * (self.channels // groups) * width_out + bias * width_out
         self.channels = width_out
@@ -100,7 +116,9 @@ class Tally:
 
     def fork(self) -> Tally:
         """A branch that starts at this feature map and counts its own layers."""
-        return Tally(self.channels, self.height, self.width, self.receptive_field, self.step)
+        branch = Tally(self.channels, self.height, self.width, self.receptive_field, self.step)
+        branch.blurpool = self.blurpool
+        return branch
 
     def merge(self, branch: Tally) -> None:
         """Bring back the branch of a residual or of a gate: its cost is added, the shape stays."""
@@ -128,6 +146,8 @@ class Tally:
         try:
             with torch.device("meta"):
                 module = part(self.channels, *arguments, **options).eval()
+                if self.blurpool:
+                    add_blurpool(module)
                 output = _run_counting(module, torch.empty(1, *self.shape), self)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{part.__name__} does not fit here: {error}") from error
@@ -149,8 +169,11 @@ class Tally:
 def _run_counting(module: nn.Module, images: Tensor, tally: Tally) -> Tensor:
     """Run the module; each convolution, linear and max-pooling layer adds its flops and acts to the tally."""
 
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         tally.acts += output[0].numel()
+        if isinstance(layer, BlurredConv2d):
+            tally.flops += 9 * inputs[0][0].numel()
+            tally.acts += inputs[0][0].numel()
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weights = layer.weight[0].numel() + (layer.bias is not None)
             tally.flops += weights * output[0].numel()
@@ -230,7 +253,9 @@ def _image(spec: NetworkSpec, resolution: Resolution) -> Tally:
     if min(height, width) < 1:
         raise UserError(f"a resolution must be at least 1, not {resolution}")
     check_side(max(height, width))
-    return Tally(spec.stem.width_in, height, width)
+    tally = Tally(spec.stem.width_in, height, width)
+    tally.blurpool = spec.blurpool
+    return tally
 
 
 def _sides(resolution: Resolution) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import logging
 import pickle
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anynet_dist.models.anynet import AnyNet, build_anynet
+from anynet_dist.models.blurpool import was_blurred, without_blurpool
 from anynet_dist.models.convert import StateDict, convert_state_dict, our_names, unwrap_checkpoint
 from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError, nearest_name, unknown_name
@@ -91,6 +92,11 @@ def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
         UserError: the weights do not fit, or fit but the networks compute something else.
     """
     try:
+        if was_blurred(source.state_dict):
+            if model.get("blurpool") is False:
+                raise UserError("its network blurs before striding: leave out blurpool: false")
+            source = replace(source, state_dict=without_blurpool(source.state_dict))
+            model = {**model, "blurpool": True}
         model = {**_shape_of(source), **model}
         network = build_anynet(**model).eval()
         network.load_state_dict(convert_state_dict(source.state_dict, network))
