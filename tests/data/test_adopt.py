@@ -45,7 +45,7 @@ class Samples:
             "image": images[index], "picture": images[index], "label": label, "y": float(label),
             "half": label + 0.5, "soft": np.full(4, 0.25, np.float32),
             "hot": np.eye(4, dtype=np.float32)[label],
-            "one": np.array([label], np.int16), "score": index / 7, "id": index,
+            "one": np.array([label], np.int16), "score": index / 7, "id": index, "own": label,
             "text": np.frombuffer(b"word" * (index % 3), np.uint8), "about": {"number": index},
         }
         return tuple(values[name] for name in order)
@@ -53,9 +53,14 @@ class Samples:
 arrays = {"hot": (np.float32, (4,)), "soft": (np.float32, (4,)), "one": (np.int16, (1,))}
 fields = {"y": FloatField, "half": FloatField, "score": FloatField, "label": IntField, "id": IntField,
           "text": BytesField, "about": JSONField}
+class OwnField(IntField):
+    pass
+
 made = {}
 for field in order:
-    if field in arrays:
+    if field == "own":
+        made[field] = OwnField()
+    elif field in arrays:
         dtype, shape = arrays[field]
         made[field] = NDArrayField(np.dtype(dtype), shape)
     elif field in fields:
@@ -157,6 +162,7 @@ def test_jpegs_and_pixels_in_one_file(images: Path, tmp_path: Path) -> None:
         (("picture", "text"), {}, "none that may be the label"),
         (("image", "id", "label"), {"label_field": "image"}, "none called 'image'; .*--label-field"),
         (("label", "text"), {}, "none that may be the image"),
+        (("image", "label", "own"), {}, "its field 'own' is of a type of its author's own"),
     ],
 )
 def test_what_cannot_be_used_is_told(
