@@ -8,6 +8,7 @@ their weights fit. Max-pooling stays as it is, there too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +30,10 @@ class BlurredConv2d(nn.Conv2d):
     blur: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type] - torch makes tuples of any length of them
-            stride=conv.stride,  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
-            device="meta",
-        )
+        names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        options: dict[str, Any] = {name: getattr(conv, name) for name in names}
+        bias = conv.bias is not None
+        super().__init__(conv.in_channels, conv.out_channels, bias=bias, device="meta", **options)
         self.weight, self.bias = conv.weight, conv.bias
         self.register_buffer("blur", blur_filter(conv.in_channels).to(conv.weight), persistent=False)
 

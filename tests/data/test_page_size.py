@@ -59,7 +59,8 @@ def test_stock_ffcv_reads_a_file_whose_pages_grew(tmp_path: Path) -> None:
     build(sides, tmp_path / "a.beton")
     manager = managers.ProcessCacheManager(reader.Reader(str(tmp_path / "a.beton")))
     read = manager.compile_reader()
-    with manager.schedule_epoch(np.arange(4).reshape(2, 2)) as context:
+    context = manager.schedule_epoch(np.arange(4).reshape(2, 2))
+    with context:
         pointers = manager.reader.metadata["f0"]["data_ptr"]
         for number in range(2):
             context.start_batch(number)
