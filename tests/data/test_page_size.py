@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ class SizedSamples:
         return f"sample {index}"
 
 
-def build(sides: list[int], path: Path, workers: int = 1, **options: int) -> BetonTable:
+def build(sides: list[int], path: Path, workers: int = 1, **options: Any) -> BetonTable:
     build_beton(SizedSamples(sides), path, classes=("a",), options=WriteOptions(**options), workers=workers)
     return read_table(path)
 

@@ -30,6 +30,8 @@ RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 8
 class TheirBlur(nn.Module):
     """The names and the computation of the published script's module."""
 
+    blur_filter: Tensor
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
@@ -76,7 +78,7 @@ def test_weights_that_were_blurred_otherwise_or_must_not_be_are_refused(tmp_path
     torch.save(network.state_dict(), tmp_path / "a.pt")
     with pytest.raises(UserError, match="blurs before striding"):
         import_network(read_source(str(tmp_path / "a.pt")), {"preset": "resnet18", "blurpool": False})
-    network.layer2[0].conv1.blur_filter.fill_(1 / 9)
+    network.get_buffer("layer2.0.conv1.blur_filter").fill_(1 / 9)
     torch.save(network.state_dict(), tmp_path / "b.pt")
     with pytest.raises(UserError, match=r"layer2\.0\.conv1\.blur_filter: blurs otherwise"):
         import_network(read_source(str(tmp_path / "b.pt")), {"preset": "resnet18"})
@@ -102,15 +104,12 @@ def test_complexity_is_what_the_network_computes(description: dict[str, Any], si
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         network(torch.randn(1, 3, side, side))
-    biases = sum(layer.bias.numel() for layer in network.modules() if has_bias(layer))
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    biases = sum(layer.bias.numel() for layer in layers if layer.bias is not None)
     assert cost.flops == counter.get_total_flops() // 2 + biases
     assert cost.params == sum(parameter.numel() for parameter in network.parameters())
     assert cost.params == network_complexity(plain, side).params
     assert cost.flops > network_complexity(plain, side).flops
-
-
-def has_bias(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
 
 
 def test_a_blur_widens_the_receptive_field() -> None:
