@@ -1,4 +1,5 @@
-"""`anynet data`: build .beton files, look at them, verify, stage them, and plan how to store a data set."""
+"""`anynet data`: build .beton files or adopt those of others, look at them, verify, stage them, and plan how
+to store a data set."""
 
 from __future__ import annotations
 
@@ -42,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `anynet data`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _configure_build(actions.add_parser("build", help="write train, val and test .beton files from images"))
+    _configure_adopt(
+        actions.add_parser("adopt", help="make a .beton file usable that FFCV's own writer made")
+    )
     inspect = actions.add_parser("inspect", help="print what a .beton file holds and verify it")
     inspect.add_argument("file", type=Path, help="the .beton file")
     verify = actions.add_parser("verify", help="check a .beton file's tables and checksum")
@@ -57,6 +61,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(stage)
     stage.usage = "%(prog)s CONFIG --to FOLDER [--SECTION.OPTION VALUE ...]"
     stage.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where the copies go")
+
+
+def _configure_adopt(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Check a .beton file that FFCV's DatasetWriter made, measure mean and deviation of its colours, and"
+        " write its sidecar: beside it or, where that cannot be, in $ANYNET_SIDECARS (default:"
+        " ~/.cache/anynet_dist/sidecars)."
+    )
+    parser.add_argument("file", type=Path, help="the .beton or .ffcv file")
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="names of the classes, one a line or a JSON list"
+    )
+    parser.add_argument("--image-field", metavar="NAME", help="default: image, or the only field of images")
+    parser.add_argument("--label-field", metavar="NAME", help="default: label, or the only field of numbers")
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="write nothing beside the file, though its folder could be"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a sidecar that is there already")
 
 
 def _configure_source(parser: argparse.ArgumentParser) -> None:
@@ -128,13 +151,20 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `anynet data ACTION`; raises UserError."""
-    if args.action in ("build", "plan", "verify") and args.workers is not None and args.workers < 1:
+    if args.action in ("adopt", "build", "plan", "verify") and args.workers is not None and args.workers < 1:
         raise UserError(f"--workers must be at least 1, not {args.workers}")
     if args.action == "build":
         tolerate_lost_output()
     if args.action != "stage":
         setup_logging()
-    actions = {"build": _build, "plan": _plan, "verify": _verify, "inspect": _inspect, "stage": _stage}
+    actions = {
+        "adopt": _adopt,
+        "build": _build,
+        "plan": _plan,
+        "verify": _verify,
+        "inspect": _inspect,
+        "stage": _stage,
+    }
     actions[args.action](args)
 
 
@@ -162,6 +192,25 @@ def _build(args: argparse.Namespace) -> None:
         )
     for split, sidecar in sidecars.items():
         Console().print(_describe(args.out / f"{split}.beton", sidecar))
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from anynet_dist.data.adopt import adopt
+
+    with _tidy_when_terminated():
+        adopted = adopt(
+            args.file,
+            classes_file=args.classes,
+            image_field=args.image_field,
+            label_field=args.label_field,
+            elsewhere=args.elsewhere,
+            workers=args.workers,
+            overwrite=args.overwrite,
+        )
+    Console().print(_describe(args.file, adopted.sidecar))
+    print(f"sidecar: {adopted.path}\nnext: anynet train CONFIG --data.train {args.file}")
 
 
 def _options(args: argparse.Namespace) -> WriteOptions:
@@ -228,7 +277,7 @@ def _staged_options(args: argparse.Namespace) -> Iterator[str]:
 
     data = load_config(args.config, args.overrides).config.data
     for split, path in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if path is None or Path(path).suffix != ".beton":
+        if path is None or Path(path).is_dir():
             continue
         staged = stage(Path(path), args.to)
         how = "was there already"
@@ -303,7 +352,7 @@ def _rows(sidecar: Sidecar) -> list[tuple[str, str]]:
     mode = sidecar.write_mode
     if mode == "proportion":
         mode += f", {sidecar.compress_probability:.0%} as JPEG"
-    if sidecar.write_mode != "raw":
+    if sidecar.write_mode != "raw" and sidecar.quality is not None:
         mode += f", quality {sidecar.quality}"
     rule = [] if sidecar.split_rule is None else [("split", sidecar.split_rule)]
     return [
@@ -318,7 +367,7 @@ def _rows(sidecar: Sidecar) -> list[tuple[str, str]]:
             "written",
             mode + (f", longer side at most {sidecar.max_resolution}" if sidecar.max_resolution else ""),
         ),
-        ("FFCV when built", sidecar.ffcv_version or "not installed"),
+        ("FFCV when built", "unknown" if sidecar.adopted else sidecar.ffcv_version or "not installed"),
         ("size", f"{sidecar.size / 2**20:,.1f} MiB"),
         ("sha256", sidecar.sha256),
     ]

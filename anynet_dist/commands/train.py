@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from anynet_dist.config.arguments import add_config_arguments
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         config = replace(config, run=replace(config.run, name=loaded.path.stem))
 
     data = config.data
-    if data.loader == "torch" or (data.loader == "auto" and not str(data.train).endswith(".beton")):
+    if data.loader == "torch" or (data.loader == "auto" and Path(str(data.train)).is_dir()):
         start_server()  # it imports torch while this process does
 
     from anynet_dist.training.trainer import Trainer

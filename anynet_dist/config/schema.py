@@ -125,6 +125,9 @@ class ModelConfig:
     init: Literal["pycls", "torch"] | None = None
     """How convolutions and linear layers start: as pycls draws them, or as PyTorch does. What a plug-in's own
     constructor made stays as it is. Default: torch where all blocks are listing_ ones, else pycls."""
+    blurpool: bool | None = None
+    """Blur what goes into convolutions that stride, of 16 input channels or more (anti-aliasing). Default:
+    false."""
     pretrained: str | None = None
     """Start from these weights: a run, a checkpoint, a model.safetensors, a file of timm, torchvision or
     pycls, torchvision:NAME or timm:NAME. A head for other classes starts anew."""
@@ -266,6 +269,8 @@ class OptimConfig:
     """Weight decay."""
     decay_norm_and_bias: bool = False
     """Decay the parameters of normalisation layers and biases too."""
+    no_decay: list[str] = field(default_factory=list)
+    """Parameters whose name contains one of these are not decayed, whatever else is."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     nesterov: bool = True

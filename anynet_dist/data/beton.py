@@ -1,13 +1,15 @@
 """Build, describe and verify .beton files.
 
 Beside `train.beton` lie `train.beton.crc32`, a checksum of each image, and its sidecar `train.beton.json`,
-written last.
+written last. Those of a file that others wrote may lie in another folder: see `users_folder`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from anynet_dist.data.beton_format import BetonError, BetonTable, read_table
+from anynet_dist.data.beton_format import BetonError, BetonTable, read_fields, read_table
 from anynet_dist.data.beton_writer import WriteOptions, Written, compare, write
 from anynet_dist.data.build_lock import build_lock
 from anynet_dist.data.estimate import check_room, estimate, full_disk_is_named
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from anynet_dist.data.sources import Source
 
 log = logging.getLogger(__name__)
+
+FOLDER_VARIABLE = "ANYNET_SIDECARS"
 
 Channels = tuple[float, float, float]
 
@@ -62,7 +66,8 @@ class Sidecar(BaseModel):
     """Largest height and largest width."""
     write_mode: str
     max_resolution: int | None
-    quality: int
+    quality: int | None
+    """Of the JPEGs; None where it is not known."""
     compress_probability: float
     seed: int
     ffcv_version: str | None
@@ -81,16 +86,50 @@ class Sidecar(BaseModel):
     split_rule: str | None = None
     """How the split came about: from a folder, or drawn by which shares and seed; None where it is the data
     set's own."""
+    adopted: bool = False
+    """Whether others wrote the file, and only the sidecar is ours."""
+    image_field: str = "image"
+    label_field: str = "label"
+    labels: tuple[int, ...] | None = None
+    """Class numbers, where the file holds them as arrays, which take long to read; else None."""
+    num_measured: int | None = None
+    """Of how many images mean and deviation are; None for all."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do when the file is not what it was."""
+        return (
+            "adopt it again if the change was meant"
+            if self.adopted
+            else "build it again with 'anynet data build'"
+        )
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the sidecar of a .beton file lies."""
+    """Where the sidecar of a .beton file is written: beside it."""
     return path.with_name(path.name + ".json")
 
 
 def checksums_path(path: Path) -> Path:
-    """Where the checksums of a .beton file's images lie: CRC-32, 4 bytes each (little-endian), in order."""
+    """Where the checksums of a .beton file's images are written: CRC-32, 4 bytes each (little-endian), in
+    order."""
     return path.with_name(path.name + ".crc32")
+
+
+def companions(path: Path) -> tuple[Path, Path]:
+    """The sidecar and the checksums to read: beside the file, unless only the user's folder has a sidecar."""
+    elsewhere = sidecar_path(users_folder(path) / path.name)
+    if not sidecar_path(path).exists() and elsewhere.exists():
+        return elsewhere, checksums_path(users_folder(path) / path.name)
+    return sidecar_path(path), checksums_path(path)
+
+
+def users_folder(path: Path) -> Path:
+    """Where the user's sidecar of a file lies that has none beside it, such as a file in a read-only folder:
+    below ANYNET_SIDECARS, by default ~/.cache/anynet_dist/sidecars, in a folder for the file's full path."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or Path(cache, "anynet_dist", "sidecars"))
+    return folder / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 def check_targets(paths: Iterable[Path], overwrite: bool) -> None:
@@ -180,12 +219,14 @@ def build_beton(
 
 def open_beton(path: Path) -> tuple[BetonTable, Sidecar]:
     """The checked table and sidecar of a .beton file, in milliseconds; raises BetonError."""
-    for file in (path, sidecar_path(path), checksums_path(path)):
+    for file in (path, *companions(path)):
         require_regular_file(file)
     if not path.exists():
         raise BetonError(f"{path}: no such file; make it with 'anynet data build'")
-    table, sidecar = read_table(path), _read_sidecar(path)
-    _check_pixels(table)
+    sidecar = _read_sidecar(path)
+    labels = None if sidecar.labels is None else np.array(sidecar.labels, np.int64)
+    table = read_table(path, sidecar.image_field, sidecar.label_field, labels)
+    check_pixels(table)
     if int(table.labels.max()) >= len(sidecar.classes):
         raise BetonError(
             f"{path}: has label {table.labels.max()}, its sidecar {len(sidecar.classes)} classes"
@@ -195,13 +236,14 @@ def open_beton(path: Path) -> tuple[BetonTable, Sidecar]:
         "num_samples": len(table),
         "image_shape": table.constant_shape,
         "tables_sha256": table.tables_sha256,
-        "class_counts": tuple(np.bincount(table.labels, minlength=len(sidecar.classes)).tolist()),
+        "class_counts": class_counts(table, sidecar.classes),
     }
     for key, value in found.items():
         if getattr(sidecar, key) != value:
             said = getattr(sidecar, key)
             raise BetonError(
-                f"{path}: does not fit its sidecar: {key} is {value}, the sidecar says {said}; build it again"
+                f"{path}: does not fit its sidecar: {key} is {value}, the sidecar says {said}; "
+                f"{sidecar.remedy}"
             )
     return table, sidecar
 
@@ -212,25 +254,32 @@ def verify_beton(path: Path) -> Sidecar:
     if sha256_of(path) != sidecar.sha256:
         raise BetonError(
             f"{path}: its checksum is not the one in its sidecar: the file changed; 'anynet data verify "
-            "--deep' says which images; build it again"
+            f"--deep' says which images; {sidecar.remedy}"
         )
     return sidecar
 
 
 def _read_sidecar(path: Path) -> Sidecar:
-    sidecar = sidecar_path(path)
+    sidecar, _ = companions(path)
     try:
         return Sidecar.model_validate_json(sidecar.read_bytes())
     except FileNotFoundError as error:
+        read_fields(path)  # is it a .beton file at all?
         raise BetonError(
-            f"{path}: its sidecar {sidecar.name} is missing, so its build was interrupted or it was made "
-            "elsewhere; build it with 'anynet data build'"
+            f"{path}: its sidecar {sidecar.name} is missing: build the file again with 'anynet data build' "
+            f"if its build was interrupted; if FFCV's own writer made it, 'anynet data adopt {path}' makes "
+            "the sidecar"
         ) from error
     except (OSError, ValidationError) as error:
         raise BetonError(f"{sidecar}: not a sidecar of this version; build it again: {error}") from error
 
 
-def _check_pixels(table: BetonTable) -> None:
+def class_counts(table: BetonTable, classes: Sequence[str]) -> tuple[int, ...]:
+    """How many images each class has."""
+    return tuple(np.bincount(table.labels, minlength=len(classes)).tolist())
+
+
+def check_pixels(table: BetonTable) -> None:
     """Refuse images that would exhaust the memory when decoded; `data build` stores none."""
     pixels = table.heights * table.widths
     largest = int(pixels.argmax())
@@ -260,13 +309,13 @@ def describe(
 ) -> Sidecar:
     """The sidecar of a file just written, whose checksums lie beside it."""
     table = read_table(path)
-    mean, std = _mean_and_std(written.histogram)
+    mean, std = mean_and_std(written.histogram)
     return Sidecar(
         source=source,
         split=split,
         num_samples=len(table),
         classes=classes,
-        class_counts=tuple(np.bincount(table.labels, minlength=len(classes)).tolist()),
+        class_counts=class_counts(table, classes),
         mean=mean,
         std=std,
         image_shape=table.constant_shape,
@@ -287,7 +336,7 @@ def describe(
     )
 
 
-def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[Channels, Channels]:
+def mean_and_std(histogram: NDArray[np.int64]) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel, in 0..1, from how often each of 256 values occurs, shape
     (3, 256)."""
     values = np.arange(256) / 255

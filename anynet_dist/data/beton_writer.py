@@ -68,13 +68,11 @@ class WriteOptions:
                 f"the compress probability must lie between 0 and 1, not {self.compress_probability}"
             )
 
-    @property
-    def page_size(self) -> int:
-        """Bytes of a page: a power of two that holds any image, for none may lie across a page's end."""
-        if self.max_resolution is None:
-            return LARGEST_PAGE
-        largest = 3 * self.max_resolution**2
-        return min(LARGEST_PAGE, max(SMALLEST_PAGE, 1 << (largest - 1).bit_length()))
+
+def page_for(largest: int) -> int:
+    """Bytes of a page: a power of two that holds an image of `largest` bytes, for none may lie across a
+    page's end."""
+    return max(SMALLEST_PAGE, 1 << (largest - 1).bit_length())
 
 
 @dataclass
@@ -124,7 +122,7 @@ class Encoder:
         if max(height, width) > MAX_SIDE:
             raise _too_large(name, width, height)
         data = image.tobytes() if mode == fmt.RAW else _jpeg(image, self.options.quality)
-        if len(data) > self.options.page_size:
+        if len(data) > LARGEST_PAGE:
             raise _too_large(name, width, height)
         row = chunk.rows[len(chunk.data)]
         row["image"]["mode"], row["image"]["height"], row["image"]["width"] = mode, height, width
@@ -169,14 +167,16 @@ def write(
     bad: list[str] = []
     stored = 0
     with open(path, "wb") as file:
-        position = fmt.METADATA_START + rows.nbytes
+        position, page = fmt.METADATA_START + rows.nbytes, SMALLEST_PAGE
         for chunk in map_ranges(_encoder(samples, options), num_samples, workers):
             bad += chunk.bad
             histogram += chunk.histogram
             if not (bad and options.on_bad_image == "stop"):
                 part = slice(stored, stored + len(chunk.rows))
                 rows[part], checksums[part] = chunk.rows, chunk.checksums
-                position = _write_chunk(file, position, options.page_size, chunk, rows[part], table[part])
+                # What lies across no page's end lies across none of larger pages either.
+                page = max(page, page_for(max(map(len, chunk.data), default=1)))
+                position = _write_chunk(file, position, page, chunk, rows[part], table[part])
                 stored += len(chunk.rows)
             on_progress(chunk.count)
         if bad and (options.on_bad_image == "stop" or len(bad) == num_samples):
@@ -184,7 +184,7 @@ def write(
                 f"{len(bad)} of {num_samples} images cannot be stored:\n  " + "\n  ".join(bad)
             )
         table["sample"][:stored] = np.arange(stored)
-        write_tables(file, position, options.page_size, rows[:stored], table[:stored])
+        write_tables(file, position, page, rows[:stored], table[:stored])
     return Written(histogram, checksums[:stored], tuple(bad))
 
 

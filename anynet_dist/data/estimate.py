@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from anynet_dist.data import beton_format as fmt
-from anynet_dist.data.beton_writer import Encoder, WriteMode, WriteOptions
+from anynet_dist.data.beton_writer import SMALLEST_PAGE, Encoder, WriteMode, WriteOptions
 from anynet_dist.data.samples import Samples, import_decoders
 from anynet_dist.system.errors import UserError
 
@@ -63,7 +63,8 @@ def estimate(samples: Samples, options: WriteOptions, workers: int) -> Estimate:
         if 1 < sampled < count:
             variance += share**2 * float(np.var(sizes, ddof=1)) / sampled * (1 - sampled / count)
     # No image lies across a page's end, so about half an image is left free in each page.
-    padded = size * (1 + size / 2 / options.page_size)
+    page = max(SMALLEST_PAGE, 1 << round(size).bit_length())
+    padded = size * (1 + size / 2 / page)
     tables = fmt.METADATA_START + count * (fmt.SAMPLE.itemsize + fmt.ALLOCATION.itemsize)
     expected = round(count * padded) + tables
     return Estimate(count, sampled, expected, round(2 * count * variance**0.5), count * seconds / workers)

@@ -152,7 +152,10 @@ class _SampleLoader(Loader):
                 num_workers=workers,
                 os_cache=True,
                 seed=0,
-                pipelines={"image": [_DecodeSample(self.file, transform), ToTensor()], "label": None},
+                pipelines={
+                    **dict.fromkeys(table.fields),
+                    table.image_field: [_DecodeSample(self.file, transform), ToTensor()],
+                },
                 drop_last=False,
                 batches_ahead=ahead,
             )
@@ -168,7 +171,7 @@ class _SampleLoader(Loader):
     def _make_buffers(self, resolution: int) -> None:
         """Buffers that are kept from epoch to epoch: nothing handed out refers to them."""
         slots, self.largest = self.batches_ahead + 2, resolution
-        self.pipeline_specs["image"].decoder.resolution = resolution
+        self.pipeline_specs[self.file.table.image_field].decoder.resolution = resolution
         self._buffers = self._allocate(self.batch_size, slots)
         megabytes = slots * self.batch_size * 3 * resolution**2 / 2**20
         log.info(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from anynet_dist.data.beton import Sidecar, checksums_path, open_beton, sidecar_path
+from anynet_dist.data.beton import Sidecar, checksums_path, companions, open_beton, sidecar_path
 from anynet_dist.data.beton_format import BetonError
 from anynet_dist.data.estimate import full_disk_is_named, gibibytes
 from anynet_dist.system.errors import UserError
@@ -98,11 +98,12 @@ def _check_room(target: Path, sidecar: Sidecar) -> None:
 def _copy(source: Path, target: Path, sidecar: Sidecar) -> None:
     """The file itself, its images' checksums, and last its sidecar, which says that all is there."""
     target.unlink(missing_ok=True)
+    source_sidecar, source_checksums = companions(source)
     _copy_checked(source, target, sidecar.sha256)
     if sidecar.checksums_sha256:
-        _copy_checked(checksums_path(source), checksums_path(target), sidecar.checksums_sha256)
+        _copy_checked(source_checksums, checksums_path(target), sidecar.checksums_sha256)
     with atomic_path(sidecar_path(target)) as temporary:
-        shutil.copyfile(sidecar_path(source), temporary)
+        shutil.copyfile(source_sidecar, temporary)
 
 
 def _copy_checked(source: Path, target: Path, sha256: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anynet_dist.data.beton import Sidecar, checksums_path, open_beton, verify_beton
+from anynet_dist.data.beton import Sidecar, companions, open_beton, verify_beton
 from anynet_dist.data.beton_format import BetonError
 from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import BetonSamples
@@ -34,7 +34,7 @@ def verify_deep(path: Path, workers: int | None = None) -> Sidecar:
         raise BetonError(
             f"{path}: {len(damaged)} of {len(table)} images are damaged:\n  "
             + "\n  ".join(damaged)
-            + "\nbuild it again with 'anynet data build'"
+            + f"\n{sidecar.remedy}"
         )
     return verify_beton(path)
 
@@ -66,10 +66,10 @@ class _Inspector:
 
 
 def _read_checksums(path: Path, sidecar: Sidecar) -> NDArray[np.uint32] | None:
-    file = checksums_path(path)
+    _, file = companions(path)
     if sidecar.checksums_sha256 is None:
         log.warning("%s: built without checksums of single images: they can only be decoded", path)
         return None
     if not file.is_file() or sha256_of(file) != sidecar.checksums_sha256:
-        raise BetonError(f"{file}: is missing or changed; build {path.name} again")
+        raise BetonError(f"{file}: is missing or changed; {path.name}: {sidecar.remedy}")
     return np.fromfile(file, "<u4")

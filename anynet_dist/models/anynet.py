@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anynet_dist.models.blurpool import add_blurpool
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.initialise import initialise_our_parts, zero_residual_norms
 from anynet_dist.models.limits import check_memory, check_most
@@ -44,6 +45,8 @@ class AnyNet(nn.Module):
             initialise_our_parts(self.parts())
         if spec.zero_init_residual:
             zero_residual_norms(self)
+        if spec.blurpool:
+            add_blurpool(self)
 
     def parts(self) -> Iterator[nn.Module]:
         """The stem, each block and the head."""

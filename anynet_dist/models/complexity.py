@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anynet_dist.models.blurpool import is_blurred
 from anynet_dist.models.limits import check_side
 from anynet_dist.models.measure import counts_itself, measure_part
 from anynet_dist.models.registry import Part, get_block, get_head, get_stem, wanted_options
@@ -54,6 +55,7 @@ class Tally:
 
     __slots__ = (
         "acts",
+        "blurpool",
         "channels",
         "flops",
         "height",
@@ -71,6 +73,7 @@ class Tally:
         self.channels, self.height, self.width = channels, height, width
         self.receptive_field = receptive_field
         self.step = step  # input pixels between neighbouring positions
+        self.blurpool = False
         self.params = self.flops = self.acts = 0
         self.knows_field = self.knows_cost = True
 
@@ -88,6 +91,10 @@ class Tally:
                 f"a {kernel}x{kernel} convolution from {self.channels} to {width_out} channels cannot have "
                 f"{groups} groups: both widths must be divisible by the number of groups"
             )
+        if self.blurpool and is_blurred(self.channels, stride):
+            self._slide(3, 1, 1)
+            self.flops += 9 * self.channels * self.height * self.width
+            self.acts += self.channels * self.height * self.width
         self._slide(kernel, stride, kernel // 2)
         weights = kernel * kernel * (self.channels // groups) * width_out + bias * width_out
         self.channels = width_out
@@ -114,7 +121,9 @@ class Tally:
 
     def fork(self) -> Tally:
         """A branch that starts at this feature map and counts its own layers."""
-        return Tally(self.channels, self.height, self.width, self.receptive_field, self.step)
+        branch = Tally(self.channels, self.height, self.width, self.receptive_field, self.step)
+        branch.blurpool = self.blurpool
+        return branch
 
     def merge(self, branch: Tally) -> None:
         """Bring back the branch of a residual or of a gate: its cost is added, the shape stays."""
@@ -141,7 +150,7 @@ class Tally:
         matrices elsewhere than in convolutions and linear layers. Raises UserError where it cannot run.
         """
         try:
-            measured = measure_part(part, self.shape, arguments, options)
+            measured = measure_part(part, self.shape, arguments, options, self.blurpool)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{part.__name__} does not fit here: {error}") from error
         self.params += measured.params
@@ -247,7 +256,9 @@ def _image(spec: NetworkSpec, resolution: Resolution) -> Tally:
     if min(height, width) < 1:
         raise UserError(f"a resolution must be at least 1, not {resolution}")
     check_side(max(height, width))
-    return Tally(spec.stem.width_in, height, width)
+    tally = Tally(spec.stem.width_in, height, width)
+    tally.blurpool = spec.blurpool
+    return tally
 
 
 def _sides(resolution: Resolution) -> tuple[int, int]:

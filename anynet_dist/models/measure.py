@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from anynet_dist.models.blurpool import BlurredConv2d, add_blurpool
 from anynet_dist.models.registry import Part
 
 POOLING = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
@@ -41,26 +42,42 @@ def _level(part: Part, name: str) -> int:
 
 
 def measure_part(
-    part: Part, shape: tuple[int, int, int], arguments: Sequence[int], options: Mapping[str, Any]
+    part: Part,
+    shape: tuple[int, int, int],
+    arguments: Sequence[int],
+    options: Mapping[str, Any],
+    blurpool: bool = False,
 ) -> Measured:
     """Build the part for feature maps of `shape` and run it: on the meta device, which computes shapes alone,
-    or on the CPU where its code wants values.
+    or on the CPU where its code wants values. With `blurpool` its strided convolutions blur first.
 
     Raises RuntimeError or ValueError where it cannot run there.
     """
     try:
         with torch.device("meta"):
-            return _run(part(shape[0], *arguments, **options), torch.empty(1, *shape))
+            return _run(_build(part, shape[0], arguments, options, blurpool), torch.empty(1, *shape))
     except (RuntimeError, ValueError):
         # Without it the part would take random numbers from the network that is to be built.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            return _run(part(shape[0], *arguments, **options), torch.zeros(1, *shape))
+            return _run(_build(part, shape[0], arguments, options, blurpool), torch.zeros(1, *shape))
+
+
+def _build(
+    part: Part, channels: int, arguments: Sequence[int], options: Mapping[str, Any], blurpool: bool
+) -> nn.Module:
+    module = part(channels, *arguments, **options)
+    if blurpool:
+        add_blurpool(module)
+    return module
 
 
 def _run(module: nn.Module, image: Tensor) -> Measured:
     seen = {"products": 0, "biases": 0, "acts": 0}
 
-    def see(layer: nn.Module, _: Any, output: Any) -> None:
+    def see(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(layer, BlurredConv2d):
+            seen["products"] += 9 * inputs[0].numel()
+            seen["acts"] += inputs[0].numel()
         count = (output if isinstance(output, Tensor) else output[0]).numel()
         seen["acts"] += count
         if isinstance(layer, _ConvNd | nn.Linear):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from anynet_dist.models.anynet import AnyNet, build_anynet
+from anynet_dist.models.blurpool import was_blurred, without_blurpool
 from anynet_dist.models.checkpoint_files import StateDict, Weights, choose_weights, read_checkpoint
 from anynet_dist.models.convert import Channels, convert_state_dict, our_names, refuse_known_others
 from anynet_dist.models.origins import MisfitError, Origin, find_origin, original_network
@@ -155,6 +156,11 @@ def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
         UserError: the weights do not fit, or fit but the networks compute something else.
     """
     try:
+        if was_blurred(source.state_dict):
+            if model.get("blurpool") is False:
+                raise UserError("its network blurs before striding: leave out blurpool: false")
+            source = replace(source, state_dict=without_blurpool(source.state_dict))
+            model = {**model, "blurpool": True}
         model = {**_shape_of(source.state_dict), **model}
         network = build_anynet(**model).eval()
         network.load_state_dict(convert_state_dict(source.state_dict, network, source.channels))

@@ -75,3 +75,5 @@ class NetworkSpec:
     """Initialisation: that of pycls, or what PyTorch's layers do by themselves."""
     zero_init_residual: bool = False
     """Start each residual block as the identity: the last batch norm's weight is 0."""
+    blurpool: bool = False
+    """Blur the input of convolutions that stride."""

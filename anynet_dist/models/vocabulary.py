@@ -57,6 +57,7 @@ def network_spec(
     in_channels: int = 3,
     init: Literal["pycls", "torch"] | None = None,
     zero_init_residual: bool = False,
+    blurpool: bool = False,
 ) -> NetworkSpec:
     """The network that the arguments describe, checked without building it.
 
@@ -110,6 +111,7 @@ def network_spec(
         ),
         init=init or _default_init(stages["block_type"]),
         zero_init_residual=zero_init_residual,
+        blurpool=blurpool,
     )
     _check_spec(spec)
     return spec

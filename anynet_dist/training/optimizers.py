@@ -8,19 +8,28 @@ import torch
 from torch import nn
 
 from anynet_dist.config.schema import OptimConfig
+from anynet_dist.system.errors import UserError
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The trainable parameters, grouped by weight decay and by `lr_scale`, their share of the learning rate.
 
     A parameter of fewer than two dimensions is a bias or belongs to a normalisation layer, which are not
-    decayed by default (Goyal et al., 2017, section 5.3, and Jia et al., 2018, section 3.2).
+    decayed by default (Goyal et al., 2017, section 5.3, and Jia et al., 2018, section 3.2). Raises UserError
+    where a part of a name in `no_decay` occurs in no parameter.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for part in config.no_decay:
+        if not any(part in name for name in names):
+            raise UserError(
+                f"optim.no_decay: no parameter's name contains '{part}'; some names: {', '.join(names[:5])}"
+            )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = parameter.ndim >= 2 or config.decay_norm_and_bias
+        decays = decays and not any(part in name for part in config.no_decay)
         scale = 1.0 if name.startswith("head.") else config.body_lr_scale
         groups.setdefault((config.weight_decay if decays else 0.0, scale), []).append(parameter)
     return [
