@@ -25,6 +25,7 @@ from anynet_dist import commands
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
+from anynet_dist.system.limits import names_open_files, raise_open_files, refusal, too_many_open_files
 from anynet_dist.system.redaction import redact
 
 DESCRIPTION = (
@@ -78,6 +79,7 @@ def run() -> int:
     would abort the process, with a run that is done (pytorch issue 190489).
     """
     sys.excepthook = _print_traceback
+    raise_open_files()
     exit_codes: list[int] = []
     if distributed.world_size() > 1:
         atexit.register(_end_at_once, exit_codes)  # as the first of all, it is called as the last
@@ -109,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedEarly as stopped:
         if distributed.is_main():
             print(stopped)  # noqa: T201
-        return int(os.environ.get("ANYNET_STOPPED_EXIT_CODE", stopped.exit_code))
+        asked = os.environ.get("ANYNET_STOPPED_EXIT_CODE", "")
+        return int(asked) if distributed.is_number(asked) else stopped.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does
@@ -117,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # a disk that is full, a folder that cannot be written, a device that is gone
         note_failure(error, UserError.exit_code, with_traceback=True)
-        where = f"{error.filename}: " if error.filename else ""
-        _print_error(UserError(f"{where}{error.strerror or error}"))
+        _print_error(refusal(error))
         return UserError.exit_code
     except SystemExit as ended:
         if isinstance(ended.code, int) and ended.code:
@@ -126,7 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:
         note_failure(error, 1, with_traceback=True)
-        raise
+        if not names_open_files(error):
+            raise
+        _print_error(UserError(too_many_open_files()))
+        return UserError.exit_code
     return 0
 
 

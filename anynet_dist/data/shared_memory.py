@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.limits import names_open_files, too_many_open_files
 
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
@@ -33,7 +34,9 @@ def hand_over(array: Array) -> Tensor | Array:
     """
     try:
         return torch.from_numpy(array).share_memory_()
-    except RuntimeError:
+    except RuntimeError as error:
+        if names_open_files(error):
+            raise UserError(too_many_open_files()) from None
         return array
 
 
