@@ -20,7 +20,8 @@ def program(name: str) -> str:
     if not own.exists():
         return name
     found = shutil.which(name)
-    if found and Path(found).exists() and own.samefile(found):
+    # The folders, for python itself is a link to one that has none of our packages.
+    if found and Path(found).parent.samefile(own.parent):
         return name
     short = os.path.relpath(own)
     return shlex.quote(str(own) if short.startswith("..") else short)

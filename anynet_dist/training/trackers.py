@@ -219,7 +219,7 @@ def _wandb_tracker(config: Config, folder: RunFolder, settings: WandbSettings) -
 
     tracker = WandBTracker(
         redact(settings.project),
-        name=redact(settings.name or ""),
+        name=redact(settings.name) if settings.name else None,
         entity=settings.entity,
         tags=redact_values(list(settings.tags)),
         mode=settings.mode,

@@ -70,8 +70,8 @@ def _mode(config: Config, environment: Mapping[str, str]) -> str:
     """`off`, `offline` or `online`: what the config asks for, or less where a variable says so."""
     if environment.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "y", "on"):
         return "off"
-    mode = environment.get("WANDB_MODE") or config.tracking.wandb
-    if mode not in (*MODES, "off"):
+    mode = environment.get("WANDB_MODE")
+    if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE: must be one of {', '.join(MODES)} (got '{mode}')")
     if mode == "disabled" or config.tracking.wandb == "off":
         return "off"

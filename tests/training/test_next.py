@@ -52,7 +52,7 @@ def test_too_few_open_files_are_a_sentence(blobs_config: Path, limit: int) -> No
         ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "bash", *command],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr
