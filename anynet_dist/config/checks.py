@@ -68,6 +68,8 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
 
 def _tracking_conflicts(tracking: TrackingConfig) -> Iterator[Conflict]:
     """Names that Weights & Biases would refuse."""
+    if tracking.wandb == "off":
+        return
     project, entity = tracking.wandb_project, tracking.wandb_entity
     if project is not None and (problem := project_problem(project, entity)):
         yield Conflict(("tracking.wandb_project",), problem)

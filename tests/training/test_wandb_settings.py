@@ -110,7 +110,6 @@ def test_variables_that_wandb_refuses_are_named(name: str, value: str) -> None:
     ("mode", "name", "value"),
     [
         ("online", "WANDB_API_KEY", "too short"),
-        ("online", "WANDB_API_KEY", "k" * 300),
         ("offline", "WANDB_HTTP_TIMEOUT", "soon"),
         ("online", "WANDB_BASE_URL", "no url"),
     ],
