@@ -64,7 +64,8 @@ def test_an_extra_comes_from_where_the_package_came(
 
 def test_no_message_names_the_package_on_an_index() -> None:
     root = Path(__file__).resolve().parents[2]
-    files = [*root.glob("anynet_dist/**/*.py"), *root.glob("launch/*"), *root.glob("docs/*.md")]
+    found = [*root.glob("anynet_dist/**/*.py"), *root.glob("launch/*"), *root.glob("docs/*.md")]
+    files = [file for file in found if file.is_file()]
     assert len(files) > 50
     on_index = re.compile(r"pip install ['\"]?anynet-dist(\[\w+\])?['\"]?(?=\s)(?! @)")
     named = [file.name for file in files if on_index.search(file.read_text(encoding="utf-8") + "\n")]
