@@ -26,6 +26,7 @@ from anynet_dist import commands
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
+from anynet_dist.system.limits import names_open_files, raise_open_files, refusal, too_many_open_files
 from anynet_dist.system.redaction import redact
 from anynet_dist.system.threads import wait_passively
 
@@ -83,6 +84,7 @@ def run() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks must end no command
             stream.reconfigure(errors="backslashreplace")
+    raise_open_files()
     exit_codes: list[int] = []
     if distributed.world_size() > 1:
         atexit.register(_end_at_once, exit_codes)  # as the first of all, it is called as the last
@@ -115,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedEarly as stopped:
         if distributed.is_main():
             print(stopped)  # noqa: T201
-        return int(os.environ.get("ANYNET_STOPPED_EXIT_CODE", stopped.exit_code))
+        asked = os.environ.get("ANYNET_STOPPED_EXIT_CODE", "")
+        return int(asked) if distributed.is_number(asked) else stopped.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has had enough, as `head` does
@@ -123,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # a disk that is full, a folder that cannot be written, a device that is gone
         note_failure(error, UserError.exit_code, with_traceback=True)
-        where = f"{error.filename}: " if error.filename else ""
-        _print_error(UserError(f"{where}{error.strerror or error}"))
+        _print_error(refusal(error))
         return UserError.exit_code
     except SystemExit as ended:
         if isinstance(ended.code, int) and ended.code:
@@ -132,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:
         note_failure(error, 1, with_traceback=True)
-        raise
+        if not names_open_files(error):
+            raise
+        _print_error(UserError(too_many_open_files()))
+        return UserError.exit_code
     return 0
 
 

@@ -17,7 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="RUN_OR_CHECKPOINT", help="a run folder, or a checkpoint folder in it"
     )
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    parser.add_argument(
+        "--split",
+        choices=("test", "val", "train"),
+        help="default: test, or val where the run has no test images",
+    )
     parser.add_argument(
         "--weights",
         choices=("auto", "raw", "ema"),
@@ -31,22 +35,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print the scores on rank 0."""
-    from anynet_dist.system.distributed import is_main
+    from anynet_dist.system.distributed import check_launcher, is_main
     from anynet_dist.system.logging import setup_logging
 
+    check_launcher()
     setup_logging(quiet=args.json)
-    from anynet_dist.training.evaluate_run import evaluate_run
+    from anynet_dist.training.evaluate_run import default_split, evaluate_run
     from anynet_dist.training.tracking import finite
 
-    scores = evaluate_run(args.path, args.split, args.weights, args.overrides, args.allow_plugins)
+    split = args.split or default_split(args.path, args.overrides)
+    scores = evaluate_run(args.path, split, args.weights, args.overrides, args.allow_plugins)
     if not is_main():
         return
     if args.json:
         import json
 
-        print(json.dumps({"split": args.split, **finite(scores.record(""))}))
+        print(json.dumps({"split": split, **finite(scores.record(""))}))
     else:
         print(
-            f"{args.split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
+            f"{split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
             f" loss {scores.loss:.4f} on {scores.count:,} images"
         )

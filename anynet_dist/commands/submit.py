@@ -9,11 +9,13 @@ again and resumed by itself.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anynet_dist.config.arguments import add_config_arguments
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.install import program
 
 if TYPE_CHECKING:
     from anynet_dist.cluster.submission import Job
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         return
     number = submit(job, submission)
     folder = "sweep folder" if job.members else "run folder"
-    print(f"job {number}\n{folder}: {job.run}\nlog: {job.run / 'slurm'}\nnext: anynet status {job.run}")
+    status = f"{program('anynet')} status {shlex.quote(str(job.run))}"
+    print(f"job {number}\n{folder}: {job.run}\nlog: {job.run / 'slurm'}\nnext: {status}")
 
 
 def _job(args: argparse.Namespace) -> Job:

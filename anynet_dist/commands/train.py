@@ -7,10 +7,15 @@ follow a launcher: `accelerate launch -m anynet_dist train CONFIG [overrides]`, 
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from anynet_dist.config.arguments import add_config_arguments
+
+if TYPE_CHECKING:
+    from anynet_dist.config import Config
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +27,12 @@ def run(args: argparse.Namespace) -> None:
     """Train, then say what came out and what to type next."""
     from anynet_dist.config import load_config
     from anynet_dist.data.workers import start_server
-    from anynet_dist.system.distributed import is_main
+    from anynet_dist.system.distributed import check_launcher, is_main
     from anynet_dist.system.logging import setup_logging
     from anynet_dist.system.output import tolerate_lost_output
 
     tolerate_lost_output()
+    check_launcher()
     setup_logging()
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
@@ -41,13 +47,23 @@ def run(args: argparse.Namespace) -> None:
 
     result = Trainer(config).fit()
     if is_main():
-        print(_summary(result))
+        print(_summary(result, config))
 
 
-def _summary(result: dict) -> str:
+def _summary(result: dict[str, Any], config: Config) -> str:
     lines = []
     if "test/top1" in result:
         accuracy = result.get("test/ema_top1", result["test/top1"])
         lines.append(f"test top-1 {accuracy:.2%} (network of epoch {result['epoch']})")
-    lines += [f"run folder: {result['run']}", f"next: anynet eval {result['run']}"]
+    lines += [f"run folder: {result['run']}", f"next: {_next(result['run'], config)}"]
     return "\n".join(lines)
+
+
+def _next(run: str, config: Config) -> str:
+    """The command that evaluates what was trained, as it works in the user's shell."""
+    from anynet_dist.system.install import program
+
+    held_out = config.data.test or config.data.val or config.data.val_fraction
+    options = ["--allow-plugins"] if config.plugins else []
+    options += [] if held_out else ["--split", "train"]
+    return " ".join([program("anynet"), "eval", *map(shlex.quote, [run, *options])])

@@ -9,7 +9,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from anynet_dist.config.durations import parse_duration
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import Config, TrackingConfig
+from anynet_dist.config.wandb_names import name_problem, project_problem, tag_problems
 
 
 class Conflict(NamedTuple):
@@ -47,6 +48,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _regnet_conflicts(config)
     yield from _data_conflicts(config)
     yield from _schedule_conflicts(config)
+    yield from _tracking_conflicts(config.tracking)
     if config.optim.name == "sgd" and config.optim.nesterov and config.optim.momentum == 0:
         keys = ("optim.momentum", "optim.nesterov")
         yield Conflict(keys, "Nesterov needs a momentum above 0; otherwise set optim.nesterov to false")
@@ -67,6 +69,18 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
         yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
     if config.run.cpu and config.train.precision == "fp16":
         yield Conflict(("train.precision", "run.cpu"), "fp16 needs a GPU; with run.cpu take bf16 or fp32")
+
+
+def _tracking_conflicts(tracking: TrackingConfig) -> Iterator[Conflict]:
+    """Names that Weights & Biases would refuse."""
+    if tracking.wandb == "off":
+        return
+    project, entity = tracking.wandb_project, tracking.wandb_entity
+    if project is not None and (problem := project_problem(project, entity)):
+        yield Conflict(("tracking.wandb_project",), problem)
+    if entity is not None and (problem := name_problem(entity)):
+        yield Conflict(("tracking.wandb_entity",), problem)
+    yield from (Conflict(("tracking.tags",), problem) for problem in tag_problems(tracking.tags))
 
 
 def _is_plain_name(name: str) -> bool:

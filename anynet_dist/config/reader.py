@@ -31,11 +31,12 @@ MOST_LEVELS = 20
 _MOST_DIGITS = 20  # what is longer is beyond 64 bits, and in the thousands python refuses to read it
 
 _TAG = "tag:yaml.org,2002:"
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"  # as python reads them: 10_000, but neither 10_ nor 1__0
 _PLAIN = {
     "null": (r"~|null|Null|NULL|", [*"~nN", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
-    "int": (r"[-+]?[0-9][0-9_]*", [*"-+0123456789"]),
-    "float": (r"[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    "int": (rf"[-+]?{_DIGITS}", [*"-+0123456789"]),
+    "float": (rf"[-+]?(?:{_DIGITS}\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
 }
 
 

@@ -352,10 +352,10 @@ class TrackingConfig:
 
     wandb: Literal["off", "online", "offline"] = "off"
     """Weights & Biases."""
-    wandb_project: str = "anynet"
-    """Project in Weights & Biases."""
+    wandb_project: str | None = None
+    """Project in Weights & Biases, or entity/project. Default: WANDB_PROJECT, or anynet."""
     wandb_entity: str | None = None
-    """Team or user in Weights & Biases. Default: the one logged in."""
+    """Team or user in Weights & Biases. Default: WANDB_ENTITY, or the one logged in."""
     tags: list[str] = field(default_factory=list)
     """Tags in Weights & Biases."""
     timeout: Positive = 60.0

@@ -28,11 +28,11 @@ from anynet_dist.data.bench_process import Epoch, LoaderProcess, MakeLoader
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.beton_writer import WriteMode, WriteOptions
 from anynet_dist.data.loaders import (
-    INSTALL_FFCV,
     DataInfo,
     Loader,
     LoaderName,
     ffcv_installed,
+    install_ffcv,
     open_dataset,
     train_loader,
 )
@@ -148,7 +148,7 @@ def bench_startup(setting: Setting) -> Table:
 def _compare(makers: Mapping[str, MakeLoader], repeats: int) -> list[Result]:
     """Measure loaders by name: a warm-up epoch each, then `repeats` epochs in turn."""
     if not ffcv_installed():
-        Console(stderr=True).print(f"FFCV is not installed, so it is not measured; {INSTALL_FFCV}")
+        Console(stderr=True).print(f"FFCV is not installed, so it is not measured; {install_ffcv()}")
     results = [Result(name) for name in makers]
     with ExitStack() as stack:
         processes = []

@@ -33,15 +33,13 @@ from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.files import require_regular_file
+from anynet_dist.system.install import install_command
 
 log = logging.getLogger(__name__)
 
 LoaderName = Literal["auto", "ffcv", "torch", "device"]
 LOADERS = get_args(LoaderName)
 EvalResize = Literal["auto", "bilinear", "area"]
-INSTALL_FFCV = (
-    "install it with launch/setup.sh or 'pip install anynet-dist[ffcv]' (needs libturbojpeg and OpenCV)"
-)
 
 
 class Loader(Protocol):
@@ -231,6 +229,14 @@ def ffcv_installed() -> bool:
     return importlib.util.find_spec("ffcv") is not None
 
 
+def install_ffcv() -> str:
+    """How to install FFCV, as a part of a message."""
+    return (
+        "'make setup' in a checkout installs it; by hand it needs libturbojpeg, OpenCV and"
+        f" pkg-config, then {install_command('ffcv')}"
+    )
+
+
 def _loader(
     data: DataInfo,
     plan: Plan,
@@ -300,7 +306,9 @@ def _choose(
         )
         return "torch"
     if not ffcv_installed():
-        log.warning("loader: torch, for FFCV is not installed; it is several times as fast: %s", INSTALL_FFCV)
+        log.warning(
+            "loader: torch, for FFCV is not installed; it is several times as fast: %s", install_ffcv()
+        )
         return "torch"
     if beyond_ffcv:
         log.info("loader: torch, for FFCV cannot do %s", ", ".join(beyond_ffcv))
@@ -312,7 +320,7 @@ def _check_ffcv(data: DataInfo, beyond_ffcv: Sequence[str]) -> None:
     if data.table is None:
         raise UserError(f"{data.path}: FFCV reads .beton files; make one with 'anynet data build'")
     if not ffcv_installed():
-        raise UserError(f"loader 'ffcv' asks for FFCV, which is not installed; {INSTALL_FFCV}")
+        raise UserError(f"loader 'ffcv' asks for FFCV, which is not installed; {install_ffcv()}")
     if beyond_ffcv:
         raise UserError(
             f"loader 'ffcv' cannot do {', '.join(beyond_ffcv)}: take loader 'torch', or 'device' for images "

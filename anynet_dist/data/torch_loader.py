@@ -25,6 +25,7 @@ from anynet_dist.data import augment
 from anynet_dist.data.order import Indices, Plan, sample_keys
 from anynet_dist.data.resampling import resize_boxes
 from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.shared_memory import check_start, hand_over, tell_of_pipes
 from anynet_dist.data.torchvision_policy import torchvision_policy
 from anynet_dist.data.transfer import Transfer
 from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
@@ -32,6 +33,8 @@ from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.signals import helpers_spared
 
 log = logging.getLogger(__name__)
+
+_Batch = tuple[Tensor | Pixels, Tensor | Indices]
 
 STALL_S = 120.0
 """Without a batch for so long, a loader is stuck."""
@@ -58,8 +61,9 @@ class TorchLoader:
         self.plan, self.transfer = plan, transfer
         self._requests = _Requests(plan, indices, len(samples.labels), transform)
         self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
-        self._loader: DataLoader[tuple[Tensor, Tensor] | UserError] = DataLoader(
-            _Batches(samples),
+        self._through_pipes = False
+        self._loader: DataLoader[_Batch | UserError] = DataLoader(
+            _Batches(samples, shared=self.workers > 0),
             batch_size=None,
             sampler=self._requests,
             num_workers=self.workers,
@@ -85,6 +89,8 @@ class TorchLoader:
         self._requests.transform = replace(self._requests.transform, resolution=resolution)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.workers and self._loader._iterator is None:
+            check_start(process_context(has_threads=True))
         self._set_timeout(0)  # an epoch may take longer to start than a batch
         with helpers_spared(), self._lost_workers_named():
             batches = iter(self._loader)
@@ -92,7 +98,16 @@ class TorchLoader:
         while (batch := self._next(batches)) is not None:
             if isinstance(batch, UserError):
                 raise batch
-            yield self.transfer(*batch)
+            images, labels = batch
+            yield self.transfer(self._as_tensor(images), torch.as_tensor(labels))
+
+    def _as_tensor(self, images: Tensor | Pixels) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        if not self._through_pipes:
+            self._through_pipes = True
+            tell_of_pipes(images.nbytes)
+        return torch.from_numpy(images)
 
     def _set_timeout(self, seconds: float) -> None:
         """Let torch wait no longer for its workers: it looks whether they live when the time is up."""
@@ -162,28 +177,33 @@ class _Requests(Sampler[_Request]):
             yield _Request(epoch, keys, self.transform)
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor] | UserError]):
+class _Batches(Dataset[_Batch | UserError]):
     """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64, or why that cannot be.
+
+    `shared` puts the images into shared memory, as far as there is room.
 
     DataLoader would add its worker's traceback to what is raised there.
     """
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, shared: bool) -> None:
+        self.samples, self.shared = samples, shared
 
-    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | UserError:
+    def __getitem__(self, request: _Request) -> _Batch | UserError:
         try:
             return self._make(request)
         except UserError as error:
             return error
 
-    def _make(self, request: _Request) -> tuple[Tensor, Tensor]:
+    def _make(self, request: _Request) -> _Batch:
         size, num_stored = request.transform.resolution, len(self.samples.labels)
         make = _Maker(self.samples, request.transform, request.epoch)
         out = np.empty((len(request.keys), size, size, 3), np.uint8)
         for number, key in enumerate(request.keys):
             make(out[number], key)
-        return torch.from_numpy(out), torch.from_numpy(self.samples.labels[request.keys % num_stored])
+        labels = self.samples.labels[request.keys % num_stored]
+        if self.shared:
+            return hand_over(out), hand_over(labels)
+        return torch.from_numpy(out), torch.from_numpy(labels)
 
 
 class _Maker:

@@ -11,50 +11,22 @@ from importlib.util import find_spec
 from urllib.parse import urlparse
 
 from anynet_dist.doctor.findings import Finding, ok, problem, warning
-
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+from anynet_dist.system.distributed import REMEDY, is_number, job_end, launcher_problems, world_size
+from anynet_dist.system.install import install_command
 
 
 def check_launcher() -> Iterator[Finding]:
     """Whether the launcher's variables are all there and agree with each other."""
-    present = [name for name in LAUNCHER if os.environ.get(name)]
-    if not present:
+    wrong = list(launcher_problems(os.environ))
+    for text in wrong:
+        yield problem("launcher", text, REMEDY)
+    if wrong:
+        return
+    if "RANK" not in os.environ or not os.environ.get("MASTER_ADDR"):
         yield ok("launcher", "none: one process")
         return
-    missing = [name for name in LAUNCHER if name not in present]
-    if missing:
-        have = ", ".join(present)
-        yield problem(
-            "launcher",
-            f"{have} set, but not {', '.join(missing)}",
-            "start with accelerate launch, torchrun or a template of slurm/; unset what is left over",
-        )
-        return
-    numbers = {name: os.environ[name] for name in LAUNCHER if name != "MASTER_ADDR"}
-    numbers["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", numbers["WORLD_SIZE"])
-    wrong = [f"{name}={value}" for name, value in numbers.items() if not value.isdigit()]
-    if wrong:
-        yield problem("launcher", f"{', '.join(wrong)}: not a number", "look at the script that sets it")
-        return
-    yield from _contradictions({name: int(value) for name, value in numbers.items()})
-
-
-def _contradictions(numbers: dict[str, int]) -> Iterator[Finding]:
-    below = [("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE")]
-    wrong = [
-        f"{small}={numbers[small]} with {large}={numbers[large]}"
-        for small, large in below
-        if numbers[small] >= numbers[large]
-    ]
-    if numbers["LOCAL_WORLD_SIZE"] > numbers["WORLD_SIZE"]:
-        wrong.append(
-            f"LOCAL_WORLD_SIZE={numbers['LOCAL_WORLD_SIZE']} with WORLD_SIZE={numbers['WORLD_SIZE']}"
-        )
-    for text in wrong:
-        yield problem("launcher", text, "ranks count from 0: look at the script that sets them")
-    if not wrong:
-        where = f"{os.environ['MASTER_ADDR']}:{numbers['MASTER_PORT']}"
-        yield ok("launcher", f"{numbers['WORLD_SIZE']} processes meet at {where}")
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+    yield ok("launcher", f"{world_size()} processes meet at {where}")
 
 
 def check_slurm() -> Iterator[Finding]:
@@ -64,8 +36,8 @@ def check_slurm() -> Iterator[Finding]:
         yield ok("SLURM", "not a SLURM job")
         return
     facts = [f"job {job}", f"{os.environ.get('SLURM_JOB_NUM_NODES', '1')} nodes"]
-    if "SLURM_JOB_END_TIME" in os.environ:
-        facts.append(f"{(float(os.environ['SLURM_JOB_END_TIME']) - time.time()) / 60:.0f} minutes left")
+    if end := job_end():
+        facts.append(f"{(end - time.time()) / 60:.0f} minutes left")
     yield ok("SLURM", ", ".join(facts))
     yield from _slurm_cores()
     machine, node = os.environ.get("GROUP_RANK"), os.environ.get("SLURM_NODEID")
@@ -91,7 +63,7 @@ def _slurm_cores() -> Iterator[Finding]:
 def check_wandb() -> Iterator[Finding]:
     """Whether Weights & Biases is installed and would know who we are."""
     if find_spec("wandb") is None:
-        yield ok("W&B", "not installed; tracking.wandb needs pip install 'anynet-dist[wandb]'")
+        yield ok("W&B", f"not installed; tracking.wandb needs it: {install_command('wandb')}")
     elif os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         yield ok("W&B", f"{os.environ['WANDB_MODE']} by WANDB_MODE")
     elif os.environ.get("WANDB_API_KEY") or _in_netrc():
@@ -119,7 +91,7 @@ def ranks_from_slurm() -> bool:
     it did so.
     """
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))
-    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or int(tasks) == 1:
+    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or not is_number(tasks) or int(tasks) == 1:
         return False
     here = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", tasks))
     nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))

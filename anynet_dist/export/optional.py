@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.install import install_command
 
 
 def require(package: str) -> Any:
@@ -14,5 +15,5 @@ def require(package: str) -> Any:
         return import_module(package)
     except ImportError:
         raise UserError(
-            f"this export needs {package}, which is not installed: pip install 'anynet-dist[export]'"
+            f"this export needs {package}, which is not installed: {install_command('export')}"
         ) from None

@@ -15,6 +15,20 @@ from rich.logging import RichHandler
 from anynet_dist.system import distributed
 from anynet_dist.system.redaction import RedactingFilter
 
+# Modules whose warnings are the same on all ranks, or on those of a machine: one of them is enough.
+SAME_ON_ALL = (
+    "anynet_dist.config",
+    "anynet_dist.models",
+    "anynet_dist.data.loaders",
+    "anynet_dist.data.device_loader",
+    "anynet_dist.training.checkpoints",
+    "anynet_dist.training.devices",
+    "anynet_dist.training.engine",
+    "anynet_dist.training.evaluation",
+    "anynet_dist.training.launcher_settings",
+)
+SAME_ON_A_MACHINE = ("anynet_dist.data.kept_code", "anynet_dist.data.shared_memory")
+
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -31,6 +45,7 @@ def setup_logging(quiet: bool = False) -> None:
     prefix = "" if distributed.is_main() else f"[rank {distributed.rank()}] "
     handler.setFormatter(_LevelFormatter(prefix))
     handler.addFilter(RedactingFilter())
+    handler.addFilter(_NewsOnly())
     logger = logging.getLogger("anynet_dist")
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -62,6 +77,7 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
     handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(RedactingFilter())
+    handler.addFilter(_NewsOnly())
     logger = logging.getLogger("anynet_dist")
     logger.removeHandler(held)
     held.setTarget(handler)
@@ -73,6 +89,30 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
         handler.close()
 
     return close
+
+
+class _NewsOnly(logging.Filter):
+    """Lets a warning pass once: not again for each loader, nor from each rank where all say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        message = record.getMessage()
+        known = message in self.told or self._said_by_another(record.name)
+        self.told.add(message)
+        return not known
+
+    @staticmethod
+    def _said_by_another(name: str) -> bool:
+        if distributed.is_main():
+            return False
+        return name.startswith(SAME_ON_ALL) or (
+            distributed.local_rank() > 0 and name.startswith(SAME_ON_A_MACHINE)
+        )
 
 
 class _LogFile(logging.FileHandler):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anynet_dist.config.schema import Config
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.install import install_command
 from anynet_dist.training import devices
 from anynet_dist.training.batches import BatchPlan
 from anynet_dist.training.engine import (
@@ -40,6 +41,9 @@ DECIDED_BY_CONFIG = {
     "bf16": "train.precision",
     "torch_autocast": "train.precision",
 }
+
+
+OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 class DeepSpeedEngine(Engine):
@@ -115,7 +119,7 @@ def deepspeed_engine(config: Config) -> DeepSpeedEngine:
     for package in ("deepspeed", "transformers"):  # accelerate's plugin imports transformers
         if find_spec(package) is None:
             raise UserError(
-                f"DeepSpeed needs {package}, which is not installed: pip install 'anynet-dist[deepspeed]'"
+                f"DeepSpeed needs {package}, which is not installed: {install_command('deepspeed')}"
             )
     settings = read_settings()
     stage = settings["zero_optimization"]["stage"]
@@ -127,8 +131,12 @@ def read_settings() -> Settings:
     """DeepSpeed's settings from the launcher's JSON file, or its option --zero_stage; checked."""
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if file == "none":
-        stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
-        settings: Settings = {"zero_optimization": {"stage": stage}}
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        zero: Settings = {"stage": int(stage) if stage.isdecimal() else stage}
+        for key in OFFLOADS:
+            device = os.environ.get(f"ACCELERATE_DEEPSPEED_{key.upper()}_DEVICE", "none")
+            zero |= {key: {"device": device}} if device != "none" else {}
+        settings: Settings = {"zero_optimization": zero}
         file = "the launcher's DeepSpeed options"
     else:
         try:
@@ -146,7 +154,7 @@ def _check_settings(settings: Settings, file: str) -> None:
     for key, option in DECIDED_BY_CONFIG.items():
         if key in settings and settings[key] != {"enabled": False}:
             raise UserError(f"{file}: leave out {key}; the run's config decides it ({option})")
-    for key in ("offload_optimizer", "offload_param"):
+    for key in OFFLOADS:
         if zero.get(key, {}).get("device", "none") != "none":
             raise UserError(f"{file}: zero_optimization.{key} is not supported")
 

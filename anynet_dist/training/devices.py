@@ -21,6 +21,7 @@ from anynet_dist.config.schema import Config, Precision
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import rendezvous
+from anynet_dist.training.launcher_settings import launcher_wants_cpu, put_aside
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def on_cpu(config: Config) -> bool:
-    """Whether the run computes on the CPU: because it was told to, or because there is nothing else."""
-    return config.run.cpu or not torch.accelerator.is_available()
+    """Whether the run computes on the CPU: because it or its launcher was told to, or because there is
+    nothing else."""
+    return config.run.cpu or launcher_wants_cpu() or not torch.accelerator.is_available()
 
 
 def _computes_in_bf16(cpu: bool) -> bool:
@@ -42,7 +44,7 @@ def _computes_in_bf16(cpu: bool) -> bool:
 def choose_precision(config: Config) -> tuple[Precision, str]:
     """`fp32`, `bf16` or `fp16`, and the reason. Raises UserError where the device cannot do it."""
     asked, cpu = config.train.precision, on_cpu(config)
-    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() or "no"
     if asked == "fp16" and cpu:
         raise UserError(
             "train.precision: fp16 needs a GPU, where its gradients can be scaled; use bf16 or fp32 on a CPU"
@@ -55,6 +57,8 @@ def choose_precision(config: Config) -> tuple[Precision, str]:
         return asked, "as configured"
     if launcher in ("bf16", "fp16") and not (launcher == "fp16" and cpu):
         return cast(Precision, launcher), "as the launcher asks"
+    if launcher != "no":
+        logger.warning("the launcher asks for %s, which this run does not compute in", launcher)
     device = "CPU" if cpu else "GPU"
     if _computes_in_bf16(cpu):
         return "bf16", f"this {device} computes in it"
@@ -74,8 +78,12 @@ def build_accelerator(
     Our loaders always hold all micro-batches of a global batch, so gradients are synchronised by count
     alone and nothing is carried over the end of an epoch. Batch-norm buffers are averaged before
     evaluation, so DDP need not broadcast them at each step. `kind`, `backend` and `engine` are what an
-    engine other than DDP wants different (see training/engine.py).
+    engine other than DDP wants different (see training/engine.py). Raises UserError where the launcher's
+    environment variables are not those of one launcher, or accelerate makes something else of them.
     """
+    distributed.check_launcher()
+    put_aside()
+    expected = (distributed.rank(), distributed.world_size())
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
@@ -87,13 +95,25 @@ def build_accelerator(
         "gradient_accumulation_plugin": GradientAccumulationPlugin(
             num_steps=accumulation, sync_with_dataloader=False
         ),
-        "dynamo_plugin": TorchDynamoPlugin(backend="inductor") if config.train.compile else None,
+        "dynamo_plugin": TorchDynamoPlugin(backend="inductor" if config.train.compile else "no"),
         "kwargs_handlers": [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **meeting),
         ],
     }
-    return kind(**arguments | engine)
+    accelerator = kind(**arguments | engine)
+    _check_world(accelerator, *expected)
+    return accelerator
+
+
+def _check_world(accelerator: Accelerator, rank: int, world_size: int) -> None:
+    """Raise UserError where accelerate sees other processes than the environment: each would train alone."""
+    if (accelerator.process_index, accelerator.num_processes) != (rank, world_size):
+        raise UserError(
+            f"the environment says rank {rank} of {world_size} processes (RANK, WORLD_SIZE), but accelerate"
+            f" makes this rank {accelerator.process_index} of {accelerator.num_processes}:"
+            f" {distributed.REMEDY}"
+        )
 
 
 def describe_devices(accelerator: Accelerator) -> str:

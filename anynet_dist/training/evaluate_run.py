@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from anynet_dist.training.engine import forget_engine
 from anynet_dist.training.evaluation import Scores, evaluate
 from anynet_dist.training.memory_format import FORMATS
 from anynet_dist.training.weights import load_network
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_run(
@@ -51,6 +54,15 @@ def evaluate_run(
         loader.close()
     accelerator.end_training()
     return scores
+
+
+def default_split(path: str, overrides: Sequence[str] = ()) -> str:
+    """The split that a run is measured by: test, or, as is logged, val where it has no test images."""
+    data = _config_of(Path(path), overrides).data
+    if data.test is None and (data.val is not None or data.val_fraction):
+        logger.info("the run has no test images: it is evaluated on those of val")
+        return "val"
+    return "test"
 
 
 def _config_of(path: Path, overrides: Sequence[str]) -> Config:

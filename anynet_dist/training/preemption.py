@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from anynet_dist.config.durations import parse_duration
 from anynet_dist.config.schema import RunConfig
+from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.training.faults import Peer
 from anynet_dist.training.watchdog import Watchdog
@@ -134,8 +135,8 @@ def _time_limits(config: RunConfig) -> dict[int, float]:
     limits = {}
     if config.max_time:
         limits[TIME_LIMIT] = time.time() + parse_duration(config.max_time) - config.stop_margin
-    if "SLURM_JOB_END_TIME" in os.environ:
-        limits[JOB_LIMIT] = float(os.environ["SLURM_JOB_END_TIME"]) - config.stop_margin
+    if end := distributed.job_end():
+        limits[JOB_LIMIT] = end - config.stop_margin
     for limit in limits.values():
         left = max(0.0, limit - time.time()) / 60
         logger.info("the run saves and stops, to be resumed, in %.0f minutes at the latest", left)

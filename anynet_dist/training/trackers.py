@@ -10,22 +10,25 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import psutil
 import torch
 from accelerate.tracking import GeneralTracker
+from pydantic import ValidationError
 from torch import nn
 
 from anynet_dist.config.schema import Config
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
-from anynet_dist.system.redaction import redact_values
+from anynet_dist.system.install import install_command, program
+from anynet_dist.system.redaction import redact, redact_values
 from anynet_dist.system.signals import helpers_spared
 from anynet_dist.training.run_folder import RunFolder
+from anynet_dist.training.wandb_settings import WandbSettings, tell_left_out, wandb_settings
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +39,48 @@ WAITING_RECORDS = 1000
 
 
 def check_trackers(config: Config) -> None:
-    """Raise UserError where a tracker that the config asks for is not installed, or needs a login."""
+    """Raise UserError where a tracker that the config asks for is not installed, needs a login, or would
+    refuse what it is told."""
     if config.tracking.wandb != "off":
-        _require("wandb", "tracking.wandb")
-    if config.tracking.wandb == "online" and distributed.is_main():
-        _check_login()
+        settings = wandb_settings(config)
+        if settings.mode != "off":
+            _require("wandb", "tracking.wandb")
+        if distributed.is_main():
+            _check_wandb(settings)
     if config.tracking.tensorboard:
         _require("tensorboard", "tracking.tensorboard")
 
 
 def _require(package: str, option: str) -> None:
     if find_spec(package) is None:
-        raise UserError(
-            f"{option} needs {package}, which is not installed: pip install 'anynet-dist[{package}]'"
-        )
+        raise UserError(f"{option} needs {package}, which is not installed: {install_command(package)}")
 
 
-def _check_login() -> None:
+def _check_wandb(settings: WandbSettings) -> None:
+    tell_left_out(settings)
+    if settings.mode == "off":
+        logger.info("Weights & Biases is off: WANDB_MODE or WANDB_DISABLED says so")
+        return
     import wandb
 
-    if not wandb.login(prompt=False, verify=False):
+    try:
+        wandb.Settings().update_from_env_vars(dict(os.environ))
+        known = settings.mode == "offline" or wandb.login(prompt=False, verify=False)
+    except Exception as error:  # of many kinds: a key or a variable that wandb cannot use
+        raise UserError(f"Weights & Biases cannot use what the environment says: {_brief(error)}") from None
+    if not known:
         raise UserError(
-            "tracking.wandb: online needs a login: run 'wandb login', set WANDB_API_KEY, or take"
-            " --tracking.wandb offline"
+            f"tracking.wandb: online needs a login: run '{program('wandb')} login', set WANDB_API_KEY, or"
+            " take --tracking.wandb offline"
         )
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line, without what it was given, which may be a secret."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class Trackers:
@@ -73,7 +94,7 @@ class Trackers:
         self.started: list[GeneralTracker] = []
         self.timeout = config.tracking.timeout
         if config.tracking.wandb != "off":
-            self.started.append(_start_wandb(config, folder))
+            self.started += _start_wandb(config, folder)
         if config.tracking.tensorboard:
             from accelerate.tracking import TensorBoardTracker
 
@@ -129,8 +150,9 @@ class Trackers:
             self.thread.join(self.timeout)
         if self.thread.is_alive():
             logger.warning(
-                "Weights & Biases did not finish within %.0f s: 'wandb sync' uploads the rest",
+                "Weights & Biases did not finish within %.0f s: '%s sync' uploads the rest",
                 self.timeout,
+                program("wandb"),
             )
         if self.thread.is_alive() or "wandb" in self.broken:
             _end_wandb_service()
@@ -165,38 +187,46 @@ def _finish(tracker: GeneralTracker, outcome: Outcome) -> None:
     tracker.tracker.finish(exit_code=EXIT_CODES[outcome])
 
 
-def _start_wandb(config: Config, folder: RunFolder) -> GeneralTracker:
-    """Start in the mode that the config asks for; offline, with a warning, where the service is away."""
+def _start_wandb(config: Config, folder: RunFolder) -> list[GeneralTracker]:
+    """Start in the mode that is asked for; offline, with a warning, where the service is away."""
+    settings = wandb_settings(config)
     # wandb keeps offline records in memory for 15 s unless told otherwise: a killed run would lose them.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-    try:
-        return _wandb_tracker(config, folder, config.tracking.wandb)
-    except Exception as error:  # whatever keeps wandb from starting must not keep the run from it
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning(
-            "Weights & Biases is out of reach: its records stay in %s, to be sent with 'wandb sync' (%s)",
-            folder.path / "wandb",
-            first_line,
-        )
-        _end_wandb_service()
-        return _wandb_tracker(config, folder, "offline")
+    for mode in {"online": ("online", "offline"), "offline": ("offline",)}.get(settings.mode, ()):
+        try:
+            return [_wandb_tracker(config, folder, replace(settings, mode=mode))]
+        except Exception as error:  # whatever keeps wandb from starting must not keep the run from it
+            _tell_why(error, mode, folder)
+            _end_wandb_service()
+    return []
 
 
-def _wandb_tracker(config: Config, folder: RunFolder, mode: str) -> GeneralTracker:
+def _tell_why(error: Exception, mode: str, folder: RunFolder) -> None:
+    if mode == "offline":
+        logger.warning("Weights & Biases does not start, and the run goes on without: %s", _brief(error))
+        return
+    logger.warning(
+        "Weights & Biases is out of reach: its records stay in %s, to be sent with '%s sync' (%s)",
+        folder.path / "wandb",
+        program("wandb"),
+        _brief(error),
+    )
+
+
+def _wandb_tracker(config: Config, folder: RunFolder, settings: WandbSettings) -> GeneralTracker:
     import wandb
     from accelerate.tracking import WandBTracker
 
-    shown = redact_values(asdict(config))
     tracker = WandBTracker(
-        shown["tracking"]["wandb_project"],
-        name=shown["run"]["name"],
-        entity=shown["tracking"]["wandb_entity"],
-        tags=shown["tracking"]["tags"],
-        mode=mode,
+        redact(settings.project),
+        name=redact(settings.name) if settings.name else None,
+        entity=settings.entity,
+        tags=redact_values(list(settings.tags)),
+        mode=settings.mode,
         dir=str(folder.path),
-        id=_wandb_id(folder),
+        id=_wandb_id(folder, settings.run_id),
         resume="allow",
-        config=shown,
+        config=redact_values(asdict(config)),
         settings=wandb.Settings(init_timeout=config.tracking.timeout),
     )
     with helpers_spared(), _redacted_arguments():
@@ -216,12 +246,15 @@ def _redacted_arguments() -> Iterator[None]:
         sys.argv = arguments
 
 
-def _wandb_id(folder: RunFolder) -> str:
-    """One id for a run through all its restarts, kept in the run folder."""
+def _wandb_id(folder: RunFolder, asked: str | None) -> str:
+    """One id for a run through all its restarts, kept in the run folder; WANDB_RUN_ID names a new run's."""
     file = folder.path / "wandb" / "id"
     if not file.exists():
-        write_text(file, secrets.token_hex(4))
-    return file.read_text().strip()
+        write_text(file, asked or secrets.token_hex(4))
+    kept = file.read_text().strip()
+    if asked not in (None, kept):
+        logger.warning("Weights & Biases: WANDB_RUN_ID=%s has no effect, this run has the id %s", asked, kept)
+    return kept
 
 
 def _end_wandb_service() -> None:

@@ -16,13 +16,14 @@ import pytest
 from anynet_dist.doctor import environment, machine
 from anynet_dist.doctor.findings import Finding, run_check
 from anynet_dist.doctor.report import _by_machine
+from anynet_dist.system.distributed import LAUNCHER
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = (*environment.LAUNCHER, "LOCAL_WORLD_SIZE", "GROUP_RANK", "WANDB_MODE", "WANDB_API_KEY", "NETRC")
+    names = (*LAUNCHER, "LOCAL_WORLD_SIZE", "GROUP_RANK", "WANDB_MODE", "WANDB_API_KEY", "NETRC")
     for name in (*names, *(name for name in os.environ if name.startswith("SLURM_"))):
         monkeypatch.delenv(name, raising=False)
 

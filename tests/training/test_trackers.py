@@ -102,7 +102,8 @@ def test_a_missing_login_is_told_before_training(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     result = launch("train", blobs_config, *ONLINE, check=False)
     assert result.returncode == 2
-    assert "tracking.wandb: online needs a login: run 'wandb login'" in result.stderr
+    assert "tracking.wandb: online needs a login: run '" in result.stderr
+    assert "wandb login', set WANDB_API_KEY" in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
