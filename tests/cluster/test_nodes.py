@@ -91,9 +91,10 @@ def test_a_python_without_the_package_is_named(node: Node) -> None:
 
 
 def test_modules_and_a_venv_that_are_there(node: Node) -> None:
-    settings = f"module() {{ echo \"$@\"; }}\nANYNET_MODULES='gcc cuda'\nANYNET_VENV={sys.prefix}\n"
-    done = node.enter(settings, "python", "-c", "import sys; print(sys.prefix)")
-    assert (done.stdout, done.returncode) == (f"load gcc\nload cuda\n{sys.prefix}\n", 0), done.stderr
+    venv = Path(sys.prefix).resolve()
+    settings = f"module() {{ echo \"$@\"; }}\nANYNET_MODULES='gcc cuda'\nANYNET_VENV={venv}\n"
+    done = node.enter(settings, "python", "-c", "import os, sys; print(os.path.realpath(sys.prefix))")
+    assert (done.stdout, done.returncode) == (f"load gcc\nload cuda\n{venv}\n", 0), done.stderr
     assert not node.failure.exists()
 
 
