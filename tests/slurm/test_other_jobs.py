@@ -95,8 +95,8 @@ def test_the_readmes_commands_are_accepted(user: User, cluster: Cluster) -> None
         (user.folder / name).symlink_to(ROOT / name)
     (user.folder / "slurm").mkdir()
     user.site().rename(user.folder / "slurm" / "site.sh")
-    (user.folder / "runs" / "resnet50").mkdir(parents=True)
-    (user.folder / "runs" / "resnet50" / "status.json").write_text('{"state": "finished"}')
+    (user.folder / "runs" / "resnet50" / "slurm").mkdir(parents=True)
+    (user.folder / "runs" / "resnet50" / "slurm" / "submitted.json").write_text('{"job": "1"}')
     for file in (ROOT / "slurm").iterdir():
         (user.folder / "slurm" / file.name).symlink_to(file)
     for command in commands:
