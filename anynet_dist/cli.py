@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, but what is unknown is a config's override or refused."""
-        parsed, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(self._joined(args), namespace)
         if hasattr(parsed, "overrides"):
             parsed.overrides = [*parsed.overrides, *unknown]
         elif unknown:
@@ -59,6 +59,16 @@ class Parser(argparse.ArgumentParser):
             hint = f"; did you mean '{nearest}'?" if nearest else ""
             self.error(f"unexpected argument '{unknown[0]}'{hint}")
         return parsed, []
+
+    def _joined(self, words: Sequence[str] | None) -> list[str]:
+        """`--sbatch --x` as `--sbatch=--x`, for argparse takes no option for another one's value."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if words is None else words:
+            if joined and joined[-1] in (self.get_default("takes_options") or ()):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def format_help(self) -> str:
         """The usual help, and the config's options where the command takes them."""

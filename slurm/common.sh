@@ -22,21 +22,111 @@ say() { printf '%s %s: %s\n' "$(date '+%F %T')" "${SLURMD_NODENAME:-$(hostname)}
 
 # ---------------------------------------------------------------------------------------- on the nodes
 
-# Make `python` the one that has anynet_dist.
-activate() {
+# unusable MESSAGE: something that the site's settings name is not here. Its variable is in the job's last words.
+unusable() {
+    say "$*" >&2
+    first_failure 2 "$*"
+    exit 2
+}
+
+# first_failure CODE [TEXT]: write into ANYNET_FAILURE_FILE how this task ended, unless another one was first.
+first_failure() {
+    [ -n "${ANYNET_FAILURE_FILE:-}" ] || return 0
+    (
+        set -o noclobber # fails where the file exists
+        printf '%s\n' "task ${SLURM_PROCID:-0} on $(node) ended with exit code $1" "${@:2}" >"$ANYNET_FAILURE_FILE"
+    ) 2>/dev/null || true
+}
+
+node() { printf '%s\n' "${SLURMD_NODENAME:-$(hostname)}"; }
+
+load_modules() {
     local module
+    [ -n "${ANYNET_MODULES:-}" ] || return 0
+    type module >/dev/null 2>&1 ||
+        unusable "ANYNET_MODULES: there is no 'module' command on $(node), to load '$ANYNET_MODULES'"
     set +eu # scripts of modules and conda use variables that are not set
-    for module in ${ANYNET_MODULES:-}; do
-        module load "$module"
+    for module in $ANYNET_MODULES; do
+        module load "$module" || unusable "ANYNET_MODULES: '$module' cannot be loaded on $(node)"
     done
+    set -eu
+}
+
+# Make `python` the one that has anynet_dist.
+use_python() {
+    local lacking
+    set +eu
     if [ -n "${ANYNET_CONDA_ENV:-}" ]; then
+        type conda >/dev/null 2>&1 ||
+            unusable "ANYNET_CONDA_ENV: there is no conda on $(node); its module belongs in ANYNET_MODULES"
         eval "$(conda shell.bash hook)"
-        conda activate "$ANYNET_CONDA_ENV"
+        conda activate "$ANYNET_CONDA_ENV" ||
+            unusable "ANYNET_CONDA_ENV: '$ANYNET_CONDA_ENV' cannot be activated on $(node)"
     elif [ -n "${ANYNET_VENV:-}" ]; then
+        [ -r "$ANYNET_VENV/bin/activate" ] && [ -x "$ANYNET_VENV/bin/python" ] ||
+            unusable "ANYNET_VENV: '$ANYNET_VENV' is no virtual environment that works on $(node)"
         # shellcheck disable=SC1091
         source "$ANYNET_VENV/bin/activate"
     fi
     set -eu
+    command -v python >/dev/null ||
+        unusable "there is no python on $(node): set ANYNET_VENV, ANYNET_CONDA_ENV or ANYNET_CONTAINER"
+    lacking=$(python -c 'from importlib.util import find_spec
+print(*(name for name in ("torch", "anynet_dist") if find_spec(name) is None))') || lacking="a python that starts"
+    [ -z "$lacking" ] ||
+        unusable "$(command -v python) on $(node) lacks $lacking: see ANYNET_VENV, ANYNET_CONDA_ENV, ANYNET_CONTAINER"
+}
+
+activate() {
+    load_modules
+    use_python
+}
+
+# enter FUNCTION [ARGUMENT...]: run it with the site's python: in a container of apptainer's or singularity's,
+# which starts here, else right here. (One of pyxis has been entered already, with the modules outside.)
+enter() {
+    case $(container_runtime) in
+    pyxis) use_python ;;
+    '') activate ;;
+    *)
+        load_modules
+        in_container "$@"
+        return
+        ;;
+    esac
+    "$@"
+}
+
+# Empty where there is no container.
+container_runtime() { printf '%s\n' "${ANYNET_CONTAINER:+${ANYNET_CONTAINER_RUNTIME:-pyxis}}"; }
+
+in_container() {
+    local runtime=$ANYNET_CONTAINER_RUNTIME words
+    command -v "$runtime" >/dev/null ||
+        unusable "ANYNET_CONTAINER_RUNTIME: there is no $runtime on $(node); its module belongs in ANYNET_MODULES"
+    [[ $ANYNET_CONTAINER == *://* ]] || [ -e "$ANYNET_CONTAINER" ] ||
+        unusable "ANYNET_CONTAINER: there is no image '$ANYNET_CONTAINER' on $(node)"
+    [ -z "${ANYNET_STAGE_DIR:-}" ] || mkdir -p "$ANYNET_STAGE_DIR"
+    words=(exec --pwd "$PWD" --bind "$(container_mounts "${ANYNET_STAGE_DIR:-}")")
+    if [ "$(gpus_on_node)" -gt 0 ]; then
+        if [ -e /dev/kfd ]; then words+=(--rocm); else words+=(--nv); fi
+    fi
+    # Neither the runtime nor this shell may die of a signal that the trainer handles.
+    [[ $1 != launch* ]] || ignore_stop_signals
+    # shellcheck disable=SC2016 # to be expanded in the container
+    "$runtime" "${words[@]}" ${ANYNET_CONTAINER_OPTIONS[@]+"${ANYNET_CONTAINER_OPTIONS[@]}"} "$ANYNET_CONTAINER" \
+        bash -c 'set -euo pipefail; source "$ANYNET_SLURM/common.sh"; use_python; "$@"' anynet "$@"
+}
+
+# container_mounts [FOLDER...]: the site's mounts, and each folder that the job needs, under its own name.
+container_mounts() {
+    local folder mounts=${ANYNET_CONTAINER_MOUNTS:-}
+    for folder in "$PWD" "$ANYNET_SLURM" "$(dirname "$ANYNET_SITE")" "${ANYNET_RUN:-}" "$@"; do
+        [ -n "$folder" ] || continue
+        folder=$(realpath --no-symlinks --canonicalize-missing "$folder")
+        [[ ,$mounts, == *",$folder:$folder,"* ]] || mounts+=${mounts:+,}$folder:$folder
+    done
+    printf '%s\n' "$mounts"
 }
 
 # When a job is preempted or its time is nearly over, SLURM sends a signal to every process of its tasks.
@@ -54,8 +144,20 @@ with_log() {
     fi
 }
 
+# The job's GPUs on this node. Where SLURM does not count them, their names are counted.
+gpus_on_node() {
+    local names=${SLURM_JOB_GPUS:-${CUDA_VISIBLE_DEVICES:-}} list
+    [[ $names != NoDevFiles ]] || names=
+    IFS=, read -ra list <<<"$names"
+    printf '%s\n' "${SLURM_GPUS_ON_NODE:-${#list[@]}}"
+}
+
 # One process a GPU; without GPUs as many as the site's settings say.
-processes_on_node() { printf '%s\n' "${ANYNET_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
+processes_on_node() {
+    local gpus
+    gpus=$(gpus_on_node)
+    printf '%s\n' "${ANYNET_PROCESSES_PER_NODE:-$((gpus > 0 ? gpus : 1))}"
+}
 
 # launch_on_node ARGUMENT...: the one task of a node starts `anynet ARGUMENT...` in all its processes.
 # The number of this node, SLURM_NODEID, is only right here: in the batch script it is 0 for all.
@@ -99,10 +201,7 @@ launch_task() {
 # then say at least where. (75 is no failure: the run saved and stopped, as it was asked to.)
 note_failure() {
     if [ "$1" -ne 0 ] && [ "$1" -ne 75 ] && ! [ -e "$ANYNET_RESUME_MARK" ]; then
-        (
-            set -o noclobber # fails where the file exists
-            echo "task $SLURM_PROCID on $SLURMD_NODENAME ended with exit code $1" >"$ANYNET_FAILURE_FILE"
-        ) 2>/dev/null || true
+        first_failure "$1"
     fi
 }
 
@@ -138,9 +237,13 @@ unstage_data() {
 # within that time, and one that still writes is not cut short.
 on_nodes() {
     local options=(--kill-on-bad-exit=0 --wait=120)
-    if [ -n "${ANYNET_CONTAINER:-}" ]; then # needs the pyxis plug-in of SLURM
+    if [ "$(container_runtime)" = pyxis ]; then
+        load_modules
+        [[ $(srun --help 2>&1) == *--container-image* ]] ||
+            unusable "ANYNET_CONTAINER: SLURM has no pyxis plug-in here; see ANYNET_CONTAINER_RUNTIME"
         options+=(--container-image="$ANYNET_CONTAINER" --container-workdir="$PWD")
-        options+=(--container-mounts="${ANYNET_CONTAINER_MOUNTS:-$PWD:$PWD}")
+        options+=(--container-mounts="$(container_mounts)")
+        options+=(${ANYNET_CONTAINER_OPTIONS[@]+"${ANYNET_CONTAINER_OPTIONS[@]}"})
     fi
     while [ "$1" != -- ]; do
         options+=("$1")
@@ -148,7 +251,7 @@ on_nodes() {
     done
     shift
     # shellcheck disable=SC2016 # to be expanded on the nodes
-    srun "${options[@]}" bash -c 'set -euo pipefail; source "$ANYNET_SLURM/common.sh"; activate; "$@"' \
+    srun "${options[@]}" bash -c 'set -euo pipefail; source "$ANYNET_SLURM/common.sh"; enter "$@"' \
         anynet "$@"
 }
 
@@ -187,6 +290,7 @@ train() {
     mkdir -p "$run/slurm"
     export_facts "$run"
     say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST; run folder $run"
+    [ "$(gpus_on_node)" -gt 0 ] || say "this job has no GPUs (--gpus-per-node asks for them): it trains on CPUs"
     rm -f "$ANYNET_RESUME_MARK" "$ANYNET_FAILURE_FILE"
     set -- "$config" "$@" --run.dir "$run" --run.stop_signal "SIG${ANYNET_SIGNAL:-USR1}"
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && compgen -G "$run/checkpoints/step_*" >/dev/null; then

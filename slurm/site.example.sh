@@ -2,22 +2,24 @@
 # What is particular to your cluster and account. Copy this file to slurm/site.sh and change it:
 #
 #   cp slurm/site.example.sh slurm/site.sh
-#   anynet submit configs/imagenet/resnet50.yaml --site slurm/site.sh --nodes 2 --dry-run
+#   anynet submit configs/digits/demo.yaml --site slurm/site.sh --dry-run
 #
 # bash reads it: once on `anynet submit`, and again in each job and task. What is left empty is left to
-# SLURM's own default. Put no passwords or keys in here: they belong in your login's environment or in
-# ~/.netrc (`wandb login` writes it).
+# SLURM's own default; a name that is not below is refused. Variables that only jobs have, such as
+# $SLURM_TMPDIR, may be used from "How it is stopped" on. Put no passwords or keys in here: they belong in
+# your login's environment or in ~/.netrc (`wandb login` writes it).
 
 # --- What the job asks for (read by `anynet submit`, which turns it into options of sbatch) ---
 
 ANYNET_ACCOUNT=          # who pays; `sacctmgr show associations user=$USER` lists yours
 ANYNET_PARTITION=        # the queue; `sinfo` lists them
 ANYNET_QOS=              # quality of service, where your cluster uses it
-ANYNET_TIME=24:00:00     # longest time of one start; a run that needs longer is resumed in the next
-ANYNET_GPUS_PER_NODE=8   # 0 for nodes without GPUs
-ANYNET_CPUS_PER_GPU=8    # cores for each process: FFCV uses them to decode images
-ANYNET_MEMORY=           # of a node, such as 400G; empty: the partition's default
-ANYNET_SBATCH_OPTIONS=() # anything else, one word each: (--constraint=h100 --exclusive)
+ANYNET_TIME=04:00:00     # longest time of one start; a run that needs longer is resumed in the next
+ANYNET_GPUS_PER_NODE=1   # such as 4, or a100:4 for a type (`sinfo -o %G` lists them); 0 for nodes without GPUs
+ANYNET_GPU_OPTION=gpus-per-node # how your cluster wants them asked for: gpus-per-node or gres
+ANYNET_CPUS_PER_GPU=4    # cores for each process: they decode images
+ANYNET_MEMORY=           # of a node, such as 64G; a job with fewer GPUs asks for its share; empty: the default
+ANYNET_SBATCH_OPTIONS=() # anything else, one word each: (--constraint=h100 --mail-type=END)
 
 # --- How it is stopped and goes on ---
 
@@ -30,8 +32,10 @@ ANYNET_MAX_RESTARTS=20     # a job that was queued again so often is left alone;
 ANYNET_MODULES=            # environment modules to load first, such as "gcc/12 cuda/12.6"
 ANYNET_VENV=$PWD/.venv     # what `make setup` made, on a disk that all nodes see
 ANYNET_CONDA_ENV=          # name or path of a conda environment
-ANYNET_CONTAINER=          # image for srun --container-image (pyxis and enroot)
-ANYNET_CONTAINER_MOUNTS=   # such as "$PWD:$PWD,/datasets:/datasets"; default: the working folder
+ANYNET_CONTAINER=          # an image (slurm/anynet.def makes one); then ANYNET_VENV= unless it is in the image
+ANYNET_CONTAINER_RUNTIME=apptainer # apptainer, singularity, or pyxis (srun --container-image)
+ANYNET_CONTAINER_MOUNTS=   # further folders, such as "/datasets:/datasets"
+ANYNET_CONTAINER_OPTIONS=() # further options of `apptainer exec`, or of srun with pyxis, one word each
 
 # --- How it runs ---
 

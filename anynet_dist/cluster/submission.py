@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from anynet_dist.cluster.requests import Gpus, gres_of, share_of
 from anynet_dist.cluster.site import Site
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import check_outputs, read_regular_file, write_json, write_text
@@ -41,7 +42,17 @@ class Job:
     overrides: tuple[str, ...] = ()
     nodes: int = 1
     gpus_per_node: int | None = None
+    """None takes the site's, but one for a member of a sweep."""
+    gpu_type: str = ""
+    gpu_option: str = ""
+    """gpus-per-node or gres; empty takes the site's."""
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    memory: str = ""
     time: str = ""
+    sbatch_options: tuple[str, ...] = ()
+    """Further options for sbatch, after the site's."""
     tasks: bool = False
     """One task a process, without a launcher."""
     members: Path | None = None
@@ -94,15 +105,22 @@ def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) 
     words = [str(job.run), str(job.config)]
     if job.members:
         words.append(str(job.run / MEMBERS))
-    command = ["sbatch", "--parsable", *_options(job, site), *site.sbatch_options]
+    command = ["sbatch", "--parsable", *_options(job, site)]
     return Submission(
         [*command, str(template), *words, *job.overrides],
         {"ANYNET_SLURM": str(templates.resolve()), "ANYNET_SITE": str(site_file.resolve())},
     )
 
 
-def _gpus(job: Job, site: Site) -> int | None:
-    return site.gpus_per_node if job.gpus_per_node is None else job.gpus_per_node
+def gpus_of(job: Job, site: Site) -> Gpus | None:
+    """The GPUs of each node, as asked for; None leaves them to SLURM."""
+    if job.gpus_per_node is not None:
+        same_type = job.gpu_type or site.gpu_type
+        return Gpus(job.gpus_per_node, same_type if job.gpus_per_node else "")
+    if site.gpus_per_node is None:
+        return None
+    count = min(1, site.gpus_per_node) if job.members else site.gpus_per_node
+    return Gpus(count, site.gpu_type if count else "")
 
 
 def _template(job: Job, site: Site) -> str:
@@ -112,25 +130,25 @@ def _template(job: Job, site: Site) -> str:
         return "train_tasks.sbatch"
     if job.nodes > 1:
         return "train_nodes.sbatch"
-    return "train_gpu.sbatch" if _gpus(job, site) == 1 else "train_node.sbatch"
+    gpus = gpus_of(job, site)
+    return "train_gpu.sbatch" if gpus is None or gpus.count == 1 else "train_node.sbatch"
 
 
 def _options(job: Job, site: Site) -> list[str]:
     """The options of sbatch; they have precedence over the template's."""
     logs = "%A_%a.out" if job.members else "%j.out"
-    gpus = _gpus(job, site)
-    processes = site.processes_per_node or gpus or 1
+    gpus = gpus_of(job, site)
+    processes = site.processes_per_node or (gpus.count if gpus else 0) or 1
     values: dict[str, Any] = {
         "job-name": job.name,
         "output": f"{str(job.run).replace('%', '%%')}/slurm/{logs}",
-        "account": site.account,
-        "partition": site.partition,
-        "qos": site.qos,
+        "account": job.account or site.account,
+        "partition": job.partition or site.partition,
+        "qos": job.qos or site.qos,
         "time": job.time or site.time,
         "nodes": job.nodes,
         "ntasks-per-node": processes if job.tasks else 1,
-        "gpus-per-node": gpus,
-        "mem": site.memory,
+        "mem": job.memory or _memory(gpus, site),
         "signal": f"{site.signal}@{site.signal_seconds}",
         "export": "ALL",
     }
@@ -139,7 +157,20 @@ def _options(job: Job, site: Site) -> list[str]:
     if job.members:
         at_once = f"%{job.at_once}" if job.at_once else ""
         values["array"] = f"1-{len(members_of(job.members))}{at_once}"
-    return [f"--{name}={value}" for name, value in values.items() if value not in ("", None)]
+    further, asked = gres_of([*site.sbatch_options, *job.sbatch_options])
+    if (job.gpu_option or site.gpu_option) == "gres":
+        asked = [f"gpu:{gpus}", *asked] if gpus and gpus.count else asked
+    else:
+        values["gpus-per-node"] = gpus
+    values["gres"] = ",".join(asked)
+    return [*(f"--{name}={value}" for name, value in values.items() if value not in ("", None)), *further]
+
+
+def _memory(gpus: Gpus | None, site: Site) -> str:
+    """The site's memory of a node, or the share of a job that takes some of the node's GPUs only."""
+    if not site.memory or not site.gpus_per_node or gpus is None or not 0 < gpus.count < site.gpus_per_node:
+        return site.memory
+    return share_of(site.memory, gpus.count, site.gpus_per_node)
 
 
 def submit(job: Job, submission: Submission) -> str:

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from anynet_dist.config.arguments import add_config_arguments
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.install import program
 
 if TYPE_CHECKING:
+    from anynet_dist.cluster.requests import Gpus
+    from anynet_dist.cluster.site import Site
     from anynet_dist.cluster.submission import Job
+    from anynet_dist.config.load import LoadedConfig
+
+T = TypeVar("T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +36,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--site", type=Path, required=True, help="settings of your cluster, see slurm/site.example.sh"
     )
     parser.add_argument("--nodes", type=_count, default=1, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--gpus-per-node", type=_count, metavar="N", help="default: the site's")
+    gpus = parser.add_mutually_exclusive_group()
+    gpus.add_argument(
+        "--gpus-per-node",
+        type=_gpus,
+        metavar="[TYPE:]N",
+        help="such as 4 or a100:4; default: the site's, and one for each member of a sweep",
+    )
+    gpus.add_argument(
+        "--gres", type=_gres, metavar="gpu:[TYPE:]N", help="the same, where a cluster wants --gres"
+    )
+    parser.add_argument("--memory", type=_memory, metavar="400G", help="of a node; default: the site's")
     parser.add_argument("--time", metavar="D-HH:MM:SS", help="time limit of one start; default: the site's")
+    for name in ("account", "partition", "qos"):
+        parser.add_argument(f"--{name}", default="", metavar="NAME", help="default: the site's")
+    parser.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="any other option of sbatch, such as --sbatch --mail-type=END; may be repeated, and"
+        " hold several options in quotes",
+    )
+    parser.set_defaults(takes_options=("--sbatch",))
     parser.add_argument(
         "--launcher",
         choices=("node", "none"),
@@ -43,7 +71,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="with --members: replace those of an earlier submission"
     )
     parser.add_argument("--templates", type=Path, metavar="FOLDER", help="default: those of anynet_dist")
+    parser.add_argument(
+        "--no-check-data",
+        action="store_true",
+        help="do not look for images, weights and plug-ins here: only the nodes have them",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
+
+
+def _gpus(text: str) -> Gpus:
+    from anynet_dist.cluster.requests import parse_gpus
+
+    return _understood(parse_gpus, text)
+
+
+def _gres(text: str) -> Gpus:
+    from anynet_dist.cluster.requests import parse_gres
+
+    return _understood(parse_gres, text)
+
+
+def _memory(text: str) -> str:
+    from anynet_dist.cluster.requests import check_memory
+
+    return _understood(check_memory, text)
+
+
+def _understood(read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
@@ -54,12 +112,17 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Check everything, submit, and say what comes next."""
+    from anynet_dist.cluster.inputs import check_files
     from anynet_dist.cluster.site import read_site
     from anynet_dist.cluster.submission import TEMPLATES, check_members, prepare, submit
 
-    job = _job(args)
+    site = read_site(args.site)
+    check_files(site, args.site)
+    job = _job(args, site)
     check_members(job, args.overwrite)
-    submission = prepare(job, read_site(args.site), args.site, args.templates or TEMPLATES)
+    submission = prepare(job, site, args.site, args.templates or TEMPLATES)
+    for name in site.doubtful:
+        print(f"note: {args.site} uses ${name}, which is not set here: each job needs it", file=sys.stderr)
     if args.dry_run:
         print(submission)
         return
@@ -69,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"job {number}\n{folder}: {job.run}\nlog: {job.run / 'slurm'}\nnext: {status}")
 
 
-def _job(args: argparse.Namespace) -> Job:
+def _job(args: argparse.Namespace, site: Site) -> Job:
     """The job, with its config checked, and the members' configs too."""
     from dataclasses import replace
 
@@ -89,25 +152,59 @@ def _job(args: argparse.Namespace) -> Job:
     name = config.run.name or loaded.path.stem
     folder = folder_of(replace(config, run=replace(config.run, name=name)))
     if args.members:
-        _check_members(args)
+        _check_members(args, site)
     else:
+        _check(loaded, args, site)
         check_folder(folder, config)
+    gpus = args.gpus_per_node or args.gres
     return Job(
         config=Path(args.config),
         run=folder.path,
         name=name,
         overrides=tuple(args.overrides),
         nodes=args.nodes,
-        gpus_per_node=args.gpus_per_node,
+        gpus_per_node=gpus.count if gpus else None,
+        gpu_type=gpus.type if gpus else "",
+        gpu_option="gres" if args.gres else "",
+        account=args.account,
+        partition=args.partition,
+        qos=args.qos,
+        memory=args.memory or "",
         time=args.time or "",
+        sbatch_options=_sbatch_options(args.sbatch),
         tasks=args.launcher == "none",
         members=args.members,
         at_once=args.at_once,
     )
 
 
-def _check_members(args: argparse.Namespace) -> None:
-    """Raise UserError that names the member whose line makes no config."""
+def _sbatch_options(given: list[str]) -> tuple[str, ...]:
+    """The words of all --sbatch, checked."""
+    import shlex
+
+    from anynet_dist.cluster.requests import check_words
+
+    try:
+        words = [word for text in given for word in shlex.split(text)]
+    except ValueError as error:
+        raise UserError(f"--sbatch: {error}") from None
+    check_words(words, "--sbatch")
+    return tuple(words)
+
+
+def _check(loaded: LoadedConfig, args: argparse.Namespace, site: Site) -> None:
+    """Raise UserError where the job would have no data, or no time."""
+    from anynet_dist.cluster.inputs import check_inputs, check_time_limit
+
+    if not args.no_check_data:
+        check_inputs(loaded)
+    limit, where = (args.time, "--time") if args.time else (site.time, f"{args.site}: ANYNET_TIME")
+    if limit:
+        check_time_limit(limit, where, loaded.config.run.stop_margin, site)
+
+
+def _check_members(args: argparse.Namespace, site: Site) -> None:
+    """Raise UserError that names the member whose line makes no config, or one without data or time."""
     import shlex
 
     from anynet_dist.cluster.submission import members_of
@@ -117,6 +214,6 @@ def _check_members(args: argparse.Namespace) -> None:
         try:
             words = shlex.split(line)
             config = args.config if words[0].startswith("-") else words.pop(0)
-            load_config(config, [*args.overrides, *words])
+            _check(load_config(config, [*args.overrides, *words]), args, site)
         except ValueError as error:
             raise UserError(f"{args.members}, member {number}: {error}") from None

@@ -1,4 +1,5 @@
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,75 @@ def test_the_template_that_fits(facts: dict[str, Any], template: str, options: s
 def test_what_the_site_leaves_open_is_left_to_slurm() -> None:
     names = {word.partition("=")[0] for word in command(Site())}
     assert names.isdisjoint({"--account", "--qos", "--mem", "--gpus-per-node", "--cpus-per-task", "--time"})
+
+
+@pytest.mark.parametrize(
+    ("site", "facts", "expected"),
+    [
+        ({"gpu_type": "a100"}, {}, {"--gpus-per-node=a100:8"}),
+        ({"gpu_type": "a100"}, {"gpus_per_node": 2}, {"--gpus-per-node=a100:2", "--cpus-per-task=8"}),
+        ({"gpu_type": "a100"}, {"gpus_per_node": 2, "gpu_type": "h100"}, {"--gpus-per-node=h100:2"}),
+        ({"gpu_type": "a100", "gpu_option": "gres"}, {}, {"--gres=gpu:a100:8"}),
+        ({}, {"gpus_per_node": 2, "gpu_option": "gres"}, {"--gres=gpu:2"}),
+        # SLURM takes the last of several --gres, so they become one
+        ({"gpu_option": "gres"}, {"sbatch_options": ("--gres", "tmpfs:9G")}, {"--gres=gpu:8,tmpfs:9G"}),
+        ({}, {"sbatch_options": ("--gres=tmpfs:9G",)}, {"--gpus-per-node=8", "--gres=tmpfs:9G"}),
+    ],
+)
+def test_gpus_are_asked_for_as_the_cluster_wants_it(
+    site: dict[str, Any], facts: dict[str, Any], expected: set[str]
+) -> None:
+    words = command(replace(SITE, **site), **facts)
+    assert {word for word in words if word.startswith(("--gpus", "--gres"))} <= expected <= set(words)
+
+
+def test_a_node_without_gpus_asks_for_none() -> None:
+    assert "--gpus-per-node=0" in command(replace(SITE, gpus_per_node=0))
+    words = command(replace(SITE, gpus_per_node=0, gpu_option="gres"))
+    assert not [word for word in words if "gres" in word or "gpus" in word]
+
+
+def test_no_template_asks_for_gpus_in_one_of_the_two_ways(root: Path) -> None:
+    """It could not be taken back on the command line, where a cluster wants the other."""
+    for template in (root / "slurm").glob("*.sbatch"):
+        lines = [line for line in template.read_text().splitlines() if line.startswith("#SBATCH")]
+        assert lines
+        assert not [line for line in lines if "gpu" in line or "gres" in line]
+
+
+@pytest.mark.parametrize(
+    ("site", "gpus", "expected"),
+    [
+        ({}, "--gpus-per-node=1", "--cpus-per-task=4"),
+        ({"gpu_type": "a100"}, "--gpus-per-node=a100:1", "--cpus-per-task=4"),
+        ({"gpus_per_node": 0}, "--gpus-per-node=0", "--cpus-per-task=4"),
+        ({"memory": "800G"}, "--gpus-per-node=1", "--mem=102400M"),
+    ],
+)
+def test_a_member_of_a_sweep_takes_one_gpu(
+    tmp_path: Path, site: dict[str, Any], gpus: str, expected: str
+) -> None:
+    members = tmp_path / "members.txt"
+    members.write_text("--optim.lr 1\n")
+    assert {gpus, expected} <= set(command(replace(SITE, **site), members=members))
+    assert "--gpus-per-node=2" in command(members=members, gpus_per_node=2)
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpus", "expected"),
+    [("800G", 8, "800G"), ("800G", 2, "204800M"), ("1000", 2, "250M"), ("1T", 4, "524288M"), ("0", 2, "0")],
+)
+def test_a_job_asks_for_its_share_of_a_nodes_memory(memory: str, gpus: int, expected: str) -> None:
+    assert f"--mem={expected}" in command(replace(SITE, memory=memory), gpus_per_node=gpus)
+    assert "--mem=5G" in command(replace(SITE, memory=memory), gpus_per_node=gpus, memory="5G")
+
+
+def test_the_command_line_has_precedence_over_the_site() -> None:
+    facts = {"account": "a", "partition": "p", "qos": "q", "sbatch_options": ("--mail-type=END",)}
+    site = replace(SITE, account="x", qos="x", sbatch_options=("--mail-type=NONE",))
+    words = command(site, **facts)
+    assert {"--account=a", "--partition=p", "--qos=q"} <= set(words)
+    assert words.index("--mail-type=NONE") < words.index("--mail-type=END")  # sbatch takes the last
 
 
 def test_members_become_an_array(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ KillWait=5
 SlurmdTimeout=5
 SlurmctldTimeout=10
 GresTypes=gpu
-NodeName=n1 NodeAddr={network}.11 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
-NodeName=n2 NodeAddr={network}.12 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeAddr={network}.11 CPUs=8 RealMemory=8000 Gres=gpu:fake:2 State=UNKNOWN
+NodeName=n2 NodeAddr={network}.12 CPUs=8 RealMemory=8000 Gres=gpu:fake:2 State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES MaxTime=2-00:00:00 PriorityTier=1 PreemptMode=requeue GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=2-00:00:00 PriorityTier=10 PreemptMode=off
 """
@@ -150,7 +150,7 @@ class Cluster:
     def _write_files(self) -> None:
         host = socket.gethostname().partition(".")[0]
         (ROOT / "slurm.conf").write_text(CONFIG.format(host=host, network=NETWORK, root=ROOT))
-        gpus = "".join(f"NodeName={node} Name=gpu File={ROOT}/gpu[0-1]\n" for node in self.nodes)
+        gpus = "".join(f"NodeName={node} Name=gpu Type=fake File={ROOT}/gpu[0-1]\n" for node in self.nodes)
         (ROOT / "gres.conf").write_text(gpus)
         for number in range(2):
             os.mknod(ROOT / f"gpu{number}", 0o20666, os.makedev(1, 3))

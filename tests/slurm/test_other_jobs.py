@@ -76,7 +76,8 @@ def test_offline_records_are_sent_once(
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "slurm" / "README.md").read_text(), flags=re.M | re.S)
     text = "".join(blocks).replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.split()[0] in ("anynet", "sbatch")]
+    lines = [line for line in text.splitlines() if line.split()[0] in ("anynet", "sbatch")]
+    return [line for line in lines if not line.startswith("anynet data build")]
 
 
 def test_the_readmes_commands_are_accepted(user: User, cluster: Cluster) -> None:
@@ -86,18 +87,23 @@ def test_the_readmes_commands_are_accepted(user: User, cluster: Cluster) -> None
     named = set(re.findall(r"slurm/(\w+\.sbatch)", " ".join(commands)))
     assert named == {path.name for path in (ROOT / "slurm").glob("*.sbatch")}
     (user.folder / "members.txt").write_text("--optim.lr 0.1\n--optim.lr 0.2\n--optim.lr 0.4\n")
+    for folder in ("digits", "imagenet"):
+        (user.folder / "data" / folder).mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            (user.folder / "data" / folder / f"{split}.beton").touch()
     for name in ("configs", "launch"):
         (user.folder / name).symlink_to(ROOT / name)
     (user.folder / "slurm").mkdir()
     user.site().rename(user.folder / "slurm" / "site.sh")
-    (user.folder / "runs" / "resnet50").mkdir(parents=True)
-    (user.folder / "runs" / "resnet50" / "status.json").write_text('{"state": "finished"}')
+    (user.folder / "runs" / "resnet50" / "slurm").mkdir(parents=True)
+    (user.folder / "runs" / "resnet50" / "slurm" / "submitted.json").write_text('{"job": "1"}')
     for file in (ROOT / "slurm").iterdir():
         (user.folder / "slurm" / file.name).symlink_to(file)
     for command in commands:
         words = shlex.split(command)
         if words[0] == "sbatch":
             words.insert(1, "--test-only")
+            words = [word for word in words if not word.startswith(("--gpus-per-node", "--gres"))]
             words[1:1] = ["--partition=low", "--gpus-per-node=2", "--ntasks-per-node=2", "--cpus-per-task=1"]
         elif words[1] == "submit" and "--dry-run" not in words:
             words.append("--dry-run")
