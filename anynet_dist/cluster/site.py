@@ -34,7 +34,7 @@ for name in "${names[@]}"; do
     printf '%s\0' "$name" "$list" "${#words[@]}" "${words[@]}"
 done
 """
-ELSEWHERE = ("ANYNET_MAX_IMAGE_PIXELS",)
+ELSEWHERE = ("ANYNET_CACHE", "ANYNET_MAX_IMAGE_PIXELS", "ANYNET_SIDECARS")
 """What a site may export, though no job is made of it."""
 IN_JOBS_ONLY = re.compile(r"(SLURM_|SLURMD_|SRUN_|CUDA_)\w+|TMPDIR")
 MOST_ABSENT = 50
