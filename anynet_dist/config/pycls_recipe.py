@@ -99,7 +99,7 @@ def _data(values: Values, recipe: Recipe, crop_ratio: float | None) -> None:
     if values["TEST.IM_SIZE"] < size:
         recipe.notes.append("TEST.IM_SIZE is below TRAIN.IM_SIZE: evaluation takes the whole shorter side")
     if values["DATA_LOADER.MODE"] != "ffcv" and values["TRAIN.PCA_STD"] > 0:
-        recipe.notes.append(f"TRAIN.PCA_STD {values['TRAIN.PCA_STD']}: the colour jitter along PCA axes")
+        recipe.options["data.augment.lighting"] = values["TRAIN.PCA_STD"]
     if values["TRAIN.AUGMENT"]:
         recipe.notes.append(
             f"TRAIN.AUGMENT {values['TRAIN.AUGMENT']}: data.augment.auto_augment is the nearest, not the same"
@@ -171,7 +171,7 @@ def _schedule(values: Values, recipe: Recipe) -> None:
         recipe.options |= {"schedule.name": "cosine", "schedule.final": values["OPTIM.MIN_LR"]}
         if policy != "cos":
             recipe.notes.append(f"OPTIM.LR_POLICY {policy}: cosine takes its place")
-    recipe.notes.append("pycls changes the learning rate once an epoch; here it changes with each step")
+    recipe.options["schedule.update"] = "epoch"
 
 
 def _average(values: Values, recipe: Recipe) -> None:
