@@ -8,8 +8,13 @@ processes: each image is counted exactly once. Options of the run's config can b
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from anynet_dist.config.arguments import add_allow_plugins
+
+if TYPE_CHECKING:
+    from anynet_dist.training.evaluation import ClassScores
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_allow_plugins(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--per-class", action="store_true", help="print the accuracy of each class, too")
     parser.set_defaults(overrides=[])
 
 
@@ -56,3 +62,18 @@ def run(args: argparse.Namespace) -> None:
             f"{split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
             f" loss {scores.loss:.4f} on {scores.count:,} images"
         )
+        if scores.classes is not None:
+            print("\n".join(_class_lines(scores.classes, args.per_class)))
+
+
+def _class_lines(found: ClassScores, each: bool) -> Iterator[str]:
+    yield (
+        f"balanced top-1 {found.balanced_top1:.2%}; {len(found.predicted_classes)} of {len(found.top1)}"
+        f" classes predicted; the largest class has {found.largest_share:.2%} of the images"
+    )
+    if each:
+        width = max(map(len, found.names), default=0)
+        for number, (accuracy, images) in enumerate(zip(found.top1, found.images, strict=True)):
+            name = found.names[number] if number < len(found.names) else f"class {number}"
+            shown = "   none" if accuracy is None else f"{accuracy:7.2%}"
+            yield f"  {name:{width}}  {shown} of {images:,}"

@@ -14,7 +14,7 @@ from anynet_dist.models.registry import load_plugins
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import build, devices
 from anynet_dist.training.engine import forget_engine
-from anynet_dist.training.evaluation import Scores, evaluate
+from anynet_dist.training.evaluation import Scores, evaluate, one_class_warning
 from anynet_dist.training.memory_format import FORMATS
 from anynet_dist.training.weights import load_network
 
@@ -53,7 +53,11 @@ def evaluate_run(
     finally:
         loader.close()
     accelerator.end_training()
-    return scores
+    warning = one_class_warning(scores, description.classes)
+    if warning and accelerator.is_main_process:
+        logger.warning("%s: %s", split, warning)
+    assert scores.classes is not None
+    return replace(scores, classes=replace(scores.classes, names=description.classes))
 
 
 def default_split(path: str, overrides: Sequence[str] = ()) -> str:

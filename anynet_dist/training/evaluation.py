@@ -26,6 +26,8 @@ class ClassScores:
     """Those of them that were recognised."""
     predicted: list[int]
     """Samples for which the class was predicted."""
+    names: tuple[str, ...] = ()
+    """What the classes are called, as far as that is known."""
 
     @property
     def top1(self) -> list[float | None]:

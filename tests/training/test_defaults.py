@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from anynet_dist.config import load_config
@@ -12,6 +13,7 @@ from anynet_dist.data.beton import build_source
 from anynet_dist.data.sources import load_source
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.defaults import reference_lr
+from anynet_dist.training.losses import balanced_weights
 from anynet_dist.training.tracking import read_records
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import Launch
@@ -194,3 +196,12 @@ def test_a_network_with_one_answer_is_named_and_scored_class_by_class(
         "test: the network answers 'class1' for every image, which is right for 32.4% of them" in caplog.text
     )
     assert "1 of 3 classes predicted" in caplog.text
+
+
+def test_balanced_class_weights_follow_the_training_images(blobs_config: Path) -> None:
+    weighted = trainer(blobs_config, "--train.class_weights", "balanced", "--train.epochs", "1")
+    labels = weighted.setup.splits["train"].labels
+    expected = balanced_weights(labels, 3)
+    assert torch.equal(weighted.setup.criterion.class_weights, expected)
+    assert len(set(expected.tolist())) > 1
+    weighted.fit()
