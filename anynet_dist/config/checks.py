@@ -162,6 +162,8 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
     sgd = config.optim.name == "sgd"
     schedule = config.schedule
     late = schedule.name == "multistep" and any(at >= config.train.epochs for at in schedule.milestones)
+    # A learning rate that somebody chose has no warm-up unless one is set: see training/defaults.py.
+    chosen_rate = config.optim.lr is not None and schedule.name != "onecycle"
     no_crop = not config.data.augment.random_resized_crop
     return [
         (("optim.momentum", "optim.nesterov"), not sgd, "only optim.name: sgd uses it"),
@@ -171,7 +173,7 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
         (("schedule.final",), schedule.name in ("multistep", "constant"), "only cosine and onecycle use it"),
         (
             ("schedule.warmup_start",),
-            schedule.warmup_epochs == 0,
+            schedule.warmup_epochs == 0 or (schedule.warmup_epochs is None and chosen_rate),
             "there is no warm-up (schedule.warmup_epochs)",
         ),
         (

@@ -28,6 +28,10 @@ Write = Callable[..., None]
             "schedule.milestones: the first, 2, falls into the warm-up, schedule.warmup_epochs: 3",
         ),
         (
+            "{run: {max_time: '00:01:00'}}",
+            "run.max_time: must be longer than run.stop_margin, 60 s (got '00:01:00')",
+        ),
+        (
             "{schedule: {warmup_epochs: 10.5}}",
             "schedule.warmup_epochs: 10.5 epochs of warm-up are longer than the training, train.epochs: 10",
         ),
@@ -67,7 +71,7 @@ def test_no_contradictions(write: Write, caplog: pytest.LogCaptureFixture, text:
         ("{optim: {name: adam, nesterov: true}}", "optim.nesterov has no effect: only optim.name: sgd uses it"),
         ("{optim: {eps: 1}}", "optim.eps has no effect: only optim.name: adam and adamw use it"),
         ("{schedule: {gamma: 0.2}}", "schedule.gamma has no effect: only multistep uses it"),
-        ("{schedule: {warmup_start: 0}}", "schedule.warmup_start has no effect: there is no warm-up (schedule.warmup_epochs)"),
+        ("{optim: {lr: 1}, schedule: {warmup_start: 0}}", "schedule.warmup_start has no effect: there is no warm-up (schedule.warmup_epochs)"),
         ("{schedule: {name: constant, final: 0}}", "schedule.final has no effect: only cosine and onecycle use it"),
         (
             "{schedule: {name: multistep, milestones: [3, 30]}}",
