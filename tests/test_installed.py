@@ -105,6 +105,8 @@ def test_the_installed_package_starts_shows_and_submits(installed: Path, tmp_pat
     shown = anynet(installed, mine, "config", "show", "small.yaml")
     assert shown.returncode == 0, shown.stderr
     assert f"{installed}/anynet_dist/_shipped/configs/imagenet/" in shown.stdout
+    for split in ("train", "val"):  # the user's images
+        (mine / "images" / split / "any").mkdir(parents=True)
     words = ("submit", "own_images.yaml", "--site", "slurm/site.sh", "--dry-run")
     submitted = anynet(installed, mine, *words)
     assert submitted.returncode == 0, submitted.stderr

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,8 @@ class TorchLoader:
             yield
         except (RuntimeError, OSError, EOFError):
             workers = getattr(self._loader._iterator, "_workers", [])
+            # Its pipe breaks a moment before a process can be seen to be gone.
+            wait([worker.sentinel for worker in workers], timeout=2 if workers else 0)
             gone = [str(worker.pid) for worker in workers if not worker.is_alive()]
             if not gone:
                 raise

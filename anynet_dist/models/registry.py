@@ -207,7 +207,8 @@ def is_loaded(path: str | os.PathLike[str]) -> bool:
     if not path.is_file():
         return False
     digest = sha256_of(path)
-    return any(getattr(module, _DIGEST, None) == digest for module in list(sys.modules.values()))
+    # Not getattr: some modules of torch import others when they are asked for a name.
+    return any(vars(module).get(_DIGEST) == digest for module in list(sys.modules.values()) if module)
 
 
 def _module_name(path: Path) -> str:

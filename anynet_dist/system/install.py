@@ -7,8 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from importlib.metadata import distribution
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 NAME = "anynet-dist"
@@ -33,12 +32,20 @@ def install_command(extra: str) -> str:
 
 
 def _installer() -> str:
-    if find_spec("pip"):
+    if _has_pip():
         return f"{program('python')} -m pip install"
     active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     if active and Path(active).resolve() == Path(sys.prefix).resolve():
         return "uv pip install"
     return f"uv pip install --python {program('python')}"
+
+
+def _has_pip() -> bool:
+    try:
+        distribution("pip")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _source(extra: str) -> str:

@@ -28,6 +28,8 @@ def test_what_is_written_is_complete_and_leads_on(
     commands = said.partition("next:\n")[2].splitlines()
     assert shlex.split(commands[0]) == ["cd", str(folder)]
     monkeypatch.chdir(folder)
+    for split in ("train", "val"):  # the user's images
+        (folder / "images" / split / "any").mkdir(parents=True)
     for command in commands[1:]:
         words = shlex.split(command)
         for word in words:

@@ -204,7 +204,7 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         (["--checkpoint.every", "0 steps"], "--checkpoint.every: must be an interval such as '500 steps', '10 minutes' or '2 epochs' or a whole number >= 1 (got '0 steps')"),
         (["--run.max_time", "12h"], "--run.max_time: must be a time as HH:MM:SS or D-HH:MM:SS (got '12h')"),
         (["--optim.lr"], "--optim.lr: needs a value: a number > 0"),
-        (["--optim.lr", "None"], "--optim.lr: must be a number > 0 (got 'None')"),
+        (["--optim.momentum", "None"], "--optim.momentum: must be a number >= 0 and < 1 (got 'None')"),
         (["--data.augment.no-flip", "x"], "--data.augment.no-flip: takes no value (got 'x')"),
         (["--optim.no-lr"], "--optim.no-lr: unknown option; did you mean '--optim.lr'?"),
         (["0.4"], "0.4: unexpected; options look like --optim.lr 0.4"),

@@ -7,27 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anynet_dist.data.beton import build_beton
 from anynet_dist.data.beton_format import BetonTable, read_table
 from anynet_dist.data.beton_writer import SMALLEST_PAGE, WriteOptions
-
-
-class SizedSamples:
-    """Grey images of the sides given, 3 side^2 bytes each."""
-
-    def __init__(self, sides: list[int]) -> None:
-        self.sides, self.labels = sides, np.zeros(len(sides), np.int64)
-
-    def image(self, index: int) -> np.ndarray:
-        return np.full((self.sides[index], self.sides[index], 3), index, np.uint8)
-
-    def name(self, index: int) -> str:
-        return f"sample {index}"
+from anynet_dist.data.samples import FolderSamples
 
 
 def build(sides: list[int], path: Path, workers: int = 1, **options: Any) -> BetonTable:
-    build_beton(SizedSamples(sides), path, classes=("a",), options=WriteOptions(**options), workers=workers)
+    """Write grey images of the sides given, 3 side^2 bytes each."""
+    folder = path.parent / "images" / "a"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, side in enumerate(sides):
+        grey = np.full((side, side, 3), number, np.uint8)
+        Image.fromarray(grey).save(folder / f"{number:03d}.ppm")
+    samples = FolderSamples(folder.parent, ["a"])
+    build_beton(samples, path, classes=("a",), options=WriteOptions(**options), workers=workers)
     return read_table(path)
 
 

@@ -38,7 +38,7 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_the_body_may_learn_at_a_share_of_the_heads_rate() -> None:
     network = nn.Module()
     network.stem, network.head = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = build_optimizer(network, OptimConfig(body_lr_scale=0.1))
+    optimizer = build_optimizer(network, OptimConfig(lr=0.1, body_lr_scale=0.1))
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in network.stem.parameters()} == {0.05}
