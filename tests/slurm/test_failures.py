@@ -19,7 +19,7 @@ class FailingBlock(VanillaBlock):
     calls = 0
 
     def forward(self, x):
-        FailingBlock.calls += 1
+        FailingBlock.calls += self.training  # not where its cost is measured
         if FailingBlock.calls == 9 and os.environ["RANK"] == "1":
             {what}
         return super().forward(x)

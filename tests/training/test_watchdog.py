@@ -32,7 +32,7 @@ class HangingStem(ConvStem):
     steps = 0
 
     def forward(self, images):
-        self.steps += 1
+        self.steps += self.training
         if self.steps == 12 and os.environ.get("RANK", "0") == os.environ["HANGS"]:
             time.sleep(3600)
         return super().forward(images)
