@@ -28,7 +28,7 @@ from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, ne
 from anynet_dist.system.failures import note_failure
 from anynet_dist.system.limits import names_open_files, raise_open_files, refusal, too_many_open_files
 from anynet_dist.system.redaction import redact
-from anynet_dist.system.threads import wait_passively
+from anynet_dist.system.threads import limit_spinning
 
 DESCRIPTION = (
     "Train image classifiers from the AnyNet design space on a CPU, one GPU, many GPUs or a cluster."
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A launcher takes the exit code 75 of a run that saved and stopped for a failure; a script that looks for
     the run's `resume_me` instead sets another one in ANYNET_STOPPED_EXIT_CODE.
     """
-    wait_passively()
+    limit_spinning()
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

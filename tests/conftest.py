@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from anynet_dist.system.threads import wait_passively
+from anynet_dist.system.threads import limit_spinning
 
-wait_passively()  # before torch is imported, as the command line does
+limit_spinning()  # before torch is imported, as the command line does
 
 from anynet_dist.data.beton import build_beton  # noqa: E402
 from anynet_dist.data.samples import FolderSamples  # noqa: E402
