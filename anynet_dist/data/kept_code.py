@@ -38,7 +38,7 @@ def compiled(**options: Any) -> Callable[..., Any]:
 
 class KeptCode(FunctionCache):
     """The compiled code of a function; what cannot be read is compiled anew, what cannot be written is not
-    kept, and either is told once."""
+    kept, and either is reported once."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)

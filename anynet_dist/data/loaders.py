@@ -307,7 +307,7 @@ def _choose(
         return "torch"
     if not ffcv_installed():
         log.warning(
-            "loader: torch, for FFCV is not installed; it is several times as fast: %s", install_ffcv()
+            "loader: torch, because FFCV is not installed; it is several times as fast: %s", install_ffcv()
         )
         return "torch"
     if beyond_ffcv:

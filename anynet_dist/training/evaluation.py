@@ -55,7 +55,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean cross-entropy, top-1 and top-5 accuracy (as shares of 1) over `count` samples.
+    """Mean cross-entropy, top-1 and top-5 accuracy (as fractions) over `count` samples.
 
     A sample whose logits are not all finite counts as wrong; the loss is then not a number.
     """

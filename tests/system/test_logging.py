@@ -1,4 +1,4 @@
-"""A warning is told once in a run: not for each loader, nor by each rank."""
+"""A warning is shown once in a run: not for each loader, nor by each rank."""
 
 import logging
 from collections.abc import Iterator
