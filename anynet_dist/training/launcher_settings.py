@@ -1,4 +1,4 @@
-"""What the launcher's own config says of things that the run's config decides: set aside, and reported once."""
+"""What the launcher's config says of things that the run's config decides: set aside, reported once."""
 
 from __future__ import annotations
 
