@@ -190,7 +190,7 @@ def check_batch_norm(config: Config, plan: BatchPlan, order: TrainPlan) -> None:
         images = min(images, order.last_batch // (plan.world_size * plan.accumulation))
     if images > 1:
         return
-    resolution = min(train_resolution(config.data, epoch) for epoch in range(config.train.epochs))
+    resolution = train_resolution(config.data, epoch=0)  # the smallest
     for part in part_complexities(check_network(config), resolution):
         if (
             part.name.startswith("stage")

@@ -59,7 +59,8 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The good checkpoint with the best validation accuracy, the earliest where several have it."""
-        return next((entry.path for entry in self._ranked() if _is_good(entry.path)), None)
+        ranked = _ranked(self._entries())
+        return next((entry.path for entry in ranked if _is_good(entry.path)), None)
 
     def strangers(self) -> list[Path]:
         """What lies in the folder and is neither a checkpoint, by its name, nor one of our links."""
@@ -79,11 +80,6 @@ class Checkpoints:
             except UserError as error:
                 logger.warning("checkpoint %s is damaged and passed over: %s", path, error)
         return entries
-
-    def _ranked(self) -> list[_Entry]:
-        """Those that were evaluated, best first."""
-        scored = [entry for entry in self._entries() if entry.score is not None]
-        return sorted(scored, key=lambda entry: (-(entry.score or 0.0), entry.step))
 
     def recover(self) -> None:
         """At a start: bring back a checkpoint whose replacement was interrupted."""
@@ -138,7 +134,7 @@ class Checkpoints:
 
     def refresh_links(self) -> None:
         """Let `last` and `best` name what they say, as well as the file system allows."""
-        ranked = self._ranked()
+        ranked = _ranked(self._entries())
         newest = [path for _, path in self._folders()][-1:]
         for name, targets in (("last", newest), ("best", [entry.path for entry in ranked])):
             try:
@@ -164,7 +160,7 @@ class Checkpoints:
         """Remove the checkpoints that no rule keeps. One that cannot be removed is no reason to stop."""
         config, entries = self.config, self._entries()
         kept = {entry.path for entry in entries[-config.keep_last :]}
-        kept |= {entry.path for entry in self._ranked()[: config.keep_best]}
+        kept |= {entry.path for entry in _ranked(entries)[: config.keep_best]}
         if config.keep_every:
             kept |= {entry.path for entry in entries if entry.step % config.keep_every == 0}
         for entry in entries:
@@ -190,6 +186,12 @@ class Checkpoints:
                 shutil.rmtree(path)
         if self.folder.is_dir() and not _listed(self.folder):
             self.folder.rmdir()
+
+
+def _ranked(entries: list[_Entry]) -> list[_Entry]:
+    """Those that were evaluated, best first."""
+    scored = [entry for entry in entries if entry.score is not None]
+    return sorted(scored, key=lambda entry: (-(entry.score or 0.0), entry.step))
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -65,8 +65,9 @@ def _warmup(config: Config, steps_per_epoch: int, total_steps: int) -> float:
     """Epochs of warm-up where none are set: none for a learning rate that somebody chose."""
     epochs = total_steps / steps_per_epoch
     if config.schedule.name == "onecycle":
-        logger.info("schedule.warmup_epochs %g: not set, the peak comes after 30 %% of the run", epochs * 0.3)
-        return epochs * ONECYCLE_PEAK
+        warmup = ONECYCLE_PEAK * epochs
+        logger.info("schedule.warmup_epochs %g: not set, the peak comes after 30 %% of the run", warmup)
+        return warmup
     if config.optim.lr is not None:
         return 0.0
     warmup = min(LONGEST_WARMUP, WARMUP_SHARE * epochs)

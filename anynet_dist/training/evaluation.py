@@ -101,9 +101,9 @@ class Mirrored(nn.Module):
         return logits / 2
 
 
-def _ranked(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The five most probable classes of each sample, (B, 5), and whether its logits are all finite, (B,)."""
-    return logits.topk(min(5, logits.shape[1]), dim=1).indices, torch.isfinite(logits).all(dim=1)
+def _top5(logits: Tensor) -> Tensor:
+    """The five most probable classes of each sample, (B, 5)."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
 
 
 class RunningScores:
@@ -119,7 +119,8 @@ class RunningScores:
 
     def update(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
         """Add a batch: logits (B, classes), labels (B,) and the sum of its losses. Each sample counts."""
-        ranked, finite = _ranked(logits.detach())
+        logits = logits.detach()
+        ranked, finite = _top5(logits), torch.isfinite(logits).all(dim=1)
         self.sums += self._sums_of(ranked, finite, labels, loss_sum.detach())
         if self.by_class.numel():
             self._count_classes(ranked[:, 0], finite, labels)
@@ -131,8 +132,10 @@ class RunningScores:
 
     def update_if_finite(self, logits: Tensor, labels: Tensor, loss_sum: Tensor) -> None:
         """As `update`, but without a batch whose loss is not finite: a training step that is left out."""
-        batch = self._sums_of(*_ranked(logits.detach()), labels, loss_sum.detach())
-        self.sums += torch.where(torch.isfinite(loss_sum.detach()), batch, torch.zeros_like(batch))
+        loss_sum = loss_sum.detach()
+        finite = torch.isfinite(loss_sum)  # so are then all logits
+        batch = self._sums_of(_top5(logits.detach()), finite.expand(len(labels)), labels, loss_sum)
+        self.sums += torch.where(finite, batch, torch.zeros_like(batch))
 
     def _sums_of(self, ranked: Tensor, finite: Tensor, labels: Tensor, loss_sum: Tensor) -> Tensor:
         hits = (ranked == labels[:, None]) & finite[:, None]
