@@ -25,6 +25,7 @@ from anynet_dist.data.estimate import check_room, estimate, full_disk_is_named
 from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import LIMIT_VARIABLE, pixel_limit
 from anynet_dist.data.workers import usable_cores
+from anynet_dist.system.cache import cache_folder
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import (
     atomic_path,
@@ -126,9 +127,8 @@ def companions(path: Path) -> tuple[Path, Path]:
 
 def users_folder(path: Path) -> Path:
     """Where the user's sidecar of a file lies that has none beside it, such as a file in a read-only folder:
-    below ANYNET_SIDECARS, by default ~/.cache/anynet_dist/sidecars, in a folder for the file's full path."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or Path(cache, "anynet_dist", "sidecars"))
+    below ANYNET_SIDECARS, by default `sidecars` in the cache folder, in a folder for the file's full path."""
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or cache_folder() / "sidecars")
     return folder / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -13,13 +12,13 @@ from typing import NamedTuple
 
 from anynet_dist.config.schema import CheckpointConfig
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import flush, sha256_of, write_json
+from anynet_dist.system.files import flush
+from anynet_dist.training.manifest import MANIFEST, ManifestError, read_manifest, write_manifest
 from anynet_dist.training.progress import PROGRESS, read_progress
 from anynet_dist.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 LINKS = ("last", "best")
 STEP = re.compile(r"step_(\d+)$")
 PARTIAL = re.compile(r"\.(step_\d+|last|best)\.(partial|replaced)$")
@@ -222,37 +221,20 @@ def _remove_whole(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def write_manifest(folder: Path) -> None:
-    """Write size and SHA-256 of each file of the folder."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    facts = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": sha256_of(file)}
-        for file in files
-    }
-    write_json(folder / MANIFEST, facts)
-
-
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; None where all is well."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        for name, facts in manifest.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != facts["size"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {facts['size']}"
-            if sha256_of(file) != facts["sha256"]:
-                return f"{name} has changed since it was written"
+        manifest = read_manifest(path)
+        for name, listed in manifest.items():
+            if damage := listed.damage(path / name):
+                return f"{name} {damage}"
         read_progress(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    except UserError as error:
+    except (UserError, ManifestError) as error:
         return str(error)
-    except (ValueError, KeyError, TypeError, AttributeError):  # ValueError: no JSON, no text, no path
-        return f"{MANIFEST} is damaged"
     return None if PROGRESS in manifest else f"it has no {PROGRESS}"
 
 

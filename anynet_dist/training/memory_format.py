@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from anynet_dist.system.cache import cache_folder
 from anynet_dist.system.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,6 @@ def choose_memory_format(
 def format_name(memory_format: torch.memory_format) -> str:
     """`contiguous` or `channels_last`, as in the config."""
     return next(name for name, value in FORMATS.items() if value == memory_format)
-
-
-def cache_folder() -> Path:
-    """Where what was measured is kept: ANYNET_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ANYNET_CACHE") or Path(base) / "anynet_dist").expanduser()
 
 
 def _choose(network: nn.Module, accelerator: Accelerator, shape: ImageShape) -> tuple[str, str]:

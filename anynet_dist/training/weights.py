@@ -19,9 +19,10 @@ from anynet_dist.data.preprocess import Preprocess
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.registry import provide_parts
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, sha256_of, write_json
+from anynet_dist.system.files import atomic_path, write_json
 from anynet_dist.system.utf8_paths import utf8_path
 from anynet_dist.training.hub import PREFIX, hub_folder
+from anynet_dist.training.manifest import MANIFEST, Listed, ManifestError, read_manifest
 
 DESCRIPTION = "network.json"
 MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -172,25 +173,19 @@ def check_listed(file: Path) -> None:
     folder, name = file.resolve().parent, file.resolve().name
     manifest = _manifest(folder)
     if name in manifest:
-        size, sha256 = manifest[name]
-        if file.stat().st_size != size:
-            raise UserError(f"{file} is damaged: it has {file.stat().st_size} bytes instead of {size}")
-        if sha256_of(file) != sha256:
-            raise UserError(f"{file} is damaged: it has changed since the checkpoint was written")
+        if damage := manifest[name].damage(file):
+            raise UserError(f"{file} is damaged: it {damage}")
     elif PROGRESS in manifest and name in (MODEL, AVERAGE):
         raise UserError(f"{file} is not of the checkpoint that it lies in: the manifest does not list it")
 
 
-def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of each file of a checkpoint, by its manifest; nothing where there is none."""
-    from anynet_dist.training.checkpoints import MANIFEST
-
+def _manifest(folder: Path) -> dict[str, Listed]:
+    """The manifest of a checkpoint; nothing where there is none."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {name: (facts["size"], facts["sha256"]) for name, facts in manifest.items()}
+        return read_manifest(folder)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ManifestError):
         raise UserError(f"checkpoint {folder} is damaged: its {MANIFEST} cannot be read") from None
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from anynet_dist.cli import main
 from anynet_dist.models.anynet import build_anynet
-from anynet_dist.training.checkpoints import write_manifest
+from anynet_dist.training.manifest import write_manifest
 from anynet_dist.training.weights import NetworkDescription, save_network
 
 

@@ -14,7 +14,8 @@ import torch
 
 from anynet_dist.config import load_config
 from anynet_dist.system.errors import RunError, UserError
-from anynet_dist.training.checkpoints import find_damage, write_manifest
+from anynet_dist.training.checkpoints import find_damage
+from anynet_dist.training.manifest import write_manifest
 from anynet_dist.training.progress import read_progress
 from anynet_dist.training.tracking import read_records
 from anynet_dist.training.trainer import Trainer

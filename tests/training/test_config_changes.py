@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 from anynet_dist.config import Config, dump_config, load_config
 from anynet_dist.config.schema import DataConfig, ModelConfig, RunConfig
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.checkpoints import write_manifest
 from anynet_dist.training.config_changes import check_changes
+from anynet_dist.training.manifest import write_manifest
 from anynet_dist.training.progress import Circumstances, read_circumstances
 from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import log_without_times

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from anynet_dist import build_anynet, load_model
 from anynet_dist.models.registry import load_plugins
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.checkpoints import write_manifest
+from anynet_dist.training.manifest import write_manifest
 from anynet_dist.training.weights import (
     NetworkDescription,
     load_network,
