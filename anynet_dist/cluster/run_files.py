@@ -53,7 +53,7 @@ class Said(_Facts):
 
 
 class Submitted(_Facts):
-    """slurm/submitted.json: the job that was handed in last."""
+    """slurm/submitted.json: the job that was submitted last."""
 
     job: JobNumber | None = None
     time: Moment | None = None

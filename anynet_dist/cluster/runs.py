@@ -86,7 +86,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def statuses(runs: Iterable[Path]) -> list[RunStatus]:
-    """How each run stands. SLURM is asked once for all. What is damaged in a run is told in its row."""
+    """How each run stands. SLURM is asked once for all. What is damaged in a run is reported in its row."""
     found = [RunFiles(run) for run in runs]
     jobs = [_job(files) for files in found]
     queue = job_states(job for job in jobs if job)

@@ -197,7 +197,7 @@ def _misshapen(path: Path, found: dict[str, tuple[bool, list[str]]]) -> list[str
 
 def _split_gpus(given: dict[str, Any]) -> None:
     if "gpus_per_node" in given:
-        with suppress(ValueError):  # told by the check of the type
+        with suppress(ValueError):  # reported by the check of the type
             gpus = parse_gpus(given["gpus_per_node"])
             given.update(gpus_per_node=gpus.count, gpu_type=gpus.type)
 

@@ -65,8 +65,8 @@ def _print_table(found: list[RunStatus]) -> None:
     console.print(table)
     for status in found:
         if status.reason:
-            told = f"  {status.run} {status.state}: {status.reason}"
-            console.print(_printable(told, "\n"), markup=False, soft_wrap=True)
+            line = f"  {status.run} {status.state}: {status.reason}"
+            console.print(_printable(line, "\n"), markup=False, soft_wrap=True)
 
 
 def _epoch(status: RunStatus) -> str:

@@ -19,7 +19,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 log = logging.getLogger(__name__)
 
 _DIGEST = hashlib.sha256().digest_size
-_told: set[str] = set()
+_reported: set[str] = set()
 
 
 def compiled(**options: Any) -> Callable[..., Any]:
@@ -89,7 +89,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 
 def _warn(folder: str, what: str, error: Exception) -> None:
-    """Tell of the first trouble with a folder; of several functions each would tell the same."""
-    if folder not in _told:
-        _told.add(folder)
+    """Report the first problem with a folder; several functions would report the same."""
+    if folder not in _reported:
+        _reported.add(folder)
         log.warning("numba's compiled code in %s %s: %s", folder, what, str(error) or type(error).__name__)

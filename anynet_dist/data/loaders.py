@@ -311,7 +311,7 @@ def _choose(
         )
         return "torch"
     if beyond_ffcv:
-        log.info("loader: torch, for FFCV cannot do %s", ", ".join(beyond_ffcv))
+        log.info("loader: torch, because FFCV cannot do %s", ", ".join(beyond_ffcv))
         return "torch"
     return "ffcv"
 

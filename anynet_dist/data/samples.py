@@ -305,7 +305,7 @@ def _teach_heic() -> None:
 
 def to_rgb(image: Image.Image, white: White | None = None) -> Pixels:
     """Any Pillow image as RGB, shape (H, W, 3), uint8, turned as its EXIF tag says."""
-    wide = is_wide(image)  # which the turned image no longer tells
+    wide = is_wide(image)  # the turned image no longer shows it
     image = ImageOps.exif_transpose(image)
     if wide:
         image = Image.fromarray(to_bytes(image, white))

@@ -1,6 +1,6 @@
 """Images of 32-bit pixels (TIFF), whose files do not state which value is white.
 
-It is told from the values, once for all images of a folder: scaled each by its own brightest pixel, images
+It follows from the values, once for all images of a folder: scaled each by its own brightest pixel, images
 would not be comparable. What is not certain is refused.
 """
 

@@ -19,10 +19,10 @@ def note_failure(error: BaseException, exit_code: int, with_traceback: bool) -> 
     target = os.environ.get("ANYNET_FAILURE_FILE")
     if not target:
         return
-    told = "".join(traceback.format_exception(error)) if with_traceback else f"{error}\n"
+    text = "".join(traceback.format_exception(error)) if with_traceback else f"{error}\n"
     where = f"rank {distributed.rank()} on {socket.gethostname()}"
     try:
         with open(target, "x", encoding="utf-8") as file:
-            file.write(f"{where} ended with exit code {exit_code}\n{redact(told)}")
+            file.write(f"{where} ended with exit code {exit_code}\n{redact(text)}")
     except OSError:  # another was first, or the folder is not there; the error is printed in any case
         return

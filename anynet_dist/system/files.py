@@ -126,7 +126,7 @@ def not_a_file(path: str | os.PathLike[str]) -> str | None:
 def require_regular_file(path: str | os.PathLike[str]) -> None:
     """Raises UserError where `path` is a folder, a pipe, a device or a socket: opening it may wait for ever.
 
-    Where there is nothing it returns: whoever opens the path tells that.
+    Where there is nothing it returns: whoever opens the path reports that.
     """
     instead = not_a_file(path)
     if instead:

@@ -96,14 +96,14 @@ class _NewsOnly(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: set[str] = set()
+        self.shown: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
             return True
         message = record.getMessage()
-        known = message in self.told or self._said_by_another(record.name)
-        self.told.add(message)
+        known = message in self.shown or self._said_by_another(record.name)
+        self.shown.add(message)
         return not known
 
     @staticmethod

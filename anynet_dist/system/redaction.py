@@ -12,9 +12,9 @@ from typing import Any
 MARK = "***"
 
 # Whatever stands between a scheme's `://` (a drive's letter is no scheme) and an `@`. A password may hold a
-# slash, as the keys of S3 do: such a one is told from a port by what is no digit. A URL taken for a path has
-# lost a slash; then a user without a password could be a folder, except after http. The lengths keep a long
-# text without blanks from taking long.
+# slash, as the keys of S3 do: it is distinguished from a port by containing more than digits. A URL taken for
+# a path has lost a slash; then a user without a password could be a folder, except after http. The lengths
+# keep a long text without blanks from taking long.
 _USER = re.compile(
     r"""(?: (?<=[a-z0-9+.-]{2}://) | (?<=https:/) | (?<=http:/) ) (?:[^\s/?\#"]|"(?=\w)){1,4096} (?=@)
       | (?: (?<=[a-z0-9+.-]{2}://) | (?<=[a-z0-9+.-]{2}:/) )
@@ -67,7 +67,7 @@ class RedactingFilter(logging.Filter):
         """Redact the message and the traceback; keep every record."""
         try:
             message = record.getMessage()
-        except (TypeError, ValueError, KeyError):  # arguments that do not fit: the handler tells of them
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit: the handler reports them
             return True
         redacted = redact(message)
         if redacted != message:

@@ -29,7 +29,7 @@ ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def on_cpu(config: Config) -> bool:
-    """Whether the run computes on the CPU: because it or its launcher was told to, or because there is
+    """Whether the run computes on the CPU: because it or its launcher was asked to, or because there is
     nothing else."""
     return config.run.cpu or launcher_wants_cpu() or not torch.accelerator.is_available()
 

@@ -53,17 +53,17 @@ def put_aside() -> None:
     can be understood.
     """
     _check_switches()
-    told = []
+    ignored = []
     for variable, neutral, option in _DECIDED_BY_CONFIG:
         value = os.environ.pop(variable, "")
         if value and value.lower() not in neutral:
-            told.append(f"{variable}={value} ({option})")
-    if told:
-        logger.warning("the run's config decides, not the launcher's: %s left out", ", ".join(told))
+            ignored.append(f"{variable}={value} ({option})")
+    if ignored:
+        logger.warning("the run's config decides, not the launcher's: %s left out", ", ".join(ignored))
 
 
 def launcher_wants_cpu() -> bool:
-    """Whether the launcher was told to stay on the CPU: `--cpu`, or `use_cpu: true`."""
+    """Whether the launcher was asked to stay on the CPU: `--cpu`, or `use_cpu: true`."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in _TRUE
 
 

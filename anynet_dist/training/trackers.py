@@ -40,7 +40,7 @@ WAITING_RECORDS = 1000
 
 def check_trackers(config: Config) -> None:
     """Raise UserError where a tracker that the config asks for is not installed, needs a login, or would
-    refuse what it is told."""
+    refuse what it is given."""
     if config.tracking.wandb != "off":
         settings = wandb_settings(config)
         if settings.mode != "off":

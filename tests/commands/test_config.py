@@ -31,7 +31,6 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert exited.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "--optim.lr NUMBER Peak learning rate at train.global_batch. Default: 0.1 for sgd," in shown
-    assert "--optim.gamma" not in shown
     assert "--optim.weight_decay NUMBER Weight decay. (default: 5e-05)" in shown
     assert "--data.augment.flip [true|false] Mirror half" in shown
     assert "--train.precision {auto,fp32,bf16,fp16}" in shown

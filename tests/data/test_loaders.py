@@ -280,7 +280,7 @@ def test_what_ffcv_cannot_do_is_refused_or_left_to_torch(
     with pytest.raises(UserError, match="cannot do eval_resize: bilinear"):
         evaluate(digits / "val.beton", "ffcv", eval_resize="bilinear")
     train(digits / "train.beton", "auto", augment=TORCHVISION_STYLE)
-    assert any("loader: torch, for FFCV cannot do color_jitter" in message for message in caplog.messages)
+    assert any("loader: torch, because FFCV cannot do color_jitter" in message for message in caplog.messages)
 
 
 def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
