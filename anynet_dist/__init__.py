@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anynet_dist.models.anynet import AnyNet, anynet_from_params, build_anynet, build_regnet
     from anynet_dist.models.registry import register_block, register_head, register_stem
-    from anynet_dist.training.weights import load_model
+    from anynet_dist.runs.network_file import load_model
 
 __version__ = version("anynet-dist")
 
@@ -26,7 +26,7 @@ _HOMES = {
     "register_block": "models.registry",
     "register_head": "models.registry",
     "register_stem": "models.registry",
-    "load_model": "training.weights",
+    "load_model": "runs.network_file",
 }
 
 __all__ = [

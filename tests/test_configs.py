@@ -6,8 +6,8 @@ import pytest
 
 from anynet_dist.config import load_config
 from anynet_dist.models.anynet import build_anynet
-from anynet_dist.training.batches import plan_batches
 from anynet_dist.training.build import check_network, model_arguments
+from anynet_dist.training.distributed.batch_plan import plan_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

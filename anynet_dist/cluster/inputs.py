@@ -8,8 +8,8 @@ from pathlib import Path
 
 from anynet_dist.cluster.site import Site
 from anynet_dist.cluster.time_limit import limit_seconds
+from anynet_dist.config.errors import ConfigError, Problem
 from anynet_dist.config.load import LoadedConfig
-from anynet_dist.config.problems import ConfigError, Problem
 from anynet_dist.system.errors import UserError
 
 DOWNLOADED = re.compile(r"[a-z][a-z0-9+.-]*:.+")

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic_core import from_json
 
 from anynet_dist.cluster.submission import SUBMITTED
-from anynet_dist.training.run_folder import RunFolder
+from anynet_dist.runs.folder import RunFolder
 
 BLOCK = 2**16
 LONGEST = 2**20

@@ -94,7 +94,7 @@ def _show_scaling(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from anynet_dist.training.scaling import Cluster, needs_by_size, scaling_lines
+    from anynet_dist.bench.scaling import Cluster, needs_by_size, scaling_lines
 
     cluster = Cluster(
         gpus=args.gpus[0],
@@ -129,7 +129,8 @@ def _parameters(model: str) -> int:
 def _bench_loader(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.loader_bench import Setting, bench_loaders, bench_small, bench_startup, table_of
+    from anynet_dist.bench.loaders import bench_loaders, bench_small, bench_startup, table_of
+    from anynet_dist.bench.subjects import Setting
     from anynet_dist.system.errors import UserError
 
     small = args.cifar is not None

@@ -22,9 +22,9 @@ from anynet_dist.system.output import tolerate_lost_output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anynet_dist.data.beton import Sidecar
-    from anynet_dist.data.beton_writer import WriteOptions
-    from anynet_dist.data.plan import Machine, Verdict
+    from anynet_dist.bench.storage import Machine, Verdict
+    from anynet_dist.data.beton.build import Sidecar
+    from anynet_dist.data.beton.writer import WriteOptions
 
 SOURCES = ("digits", "cifar10", "imagefolder", "imagenet")
 WRITE_MODES = ("raw", "jpg", "proportion")
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
 def _build(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.beton import build_source, check_targets
+    from anynet_dist.data.beton.build import build_source, check_targets
     from anynet_dist.data.sources import SPLITS, load_source
     from anynet_dist.data.splits import Fractions
 
@@ -197,7 +197,7 @@ def _build(args: argparse.Namespace) -> None:
 def _adopt(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.adopt import adopt
+    from anynet_dist.data.beton.adopt import adopt
 
     with _tidy_when_terminated():
         adopted = adopt(
@@ -215,8 +215,8 @@ def _adopt(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> WriteOptions:
     """What the profile says, or what the single options say; raises UserError where both are given."""
-    from anynet_dist.data.beton_writer import WriteOptions
-    from anynet_dist.data.profiles import PROFILES
+    from anynet_dist.data.beton.profiles import PROFILES
+    from anynet_dist.data.beton.writer import WriteOptions
 
     given = {name: getattr(args, name) for name in STORAGE if getattr(args, name) is not None}
     common: dict[str, Any] = {"seed": args.seed, "on_bad_image": args.on_bad_image}
@@ -245,7 +245,7 @@ def _tidy_when_terminated() -> Iterator[None]:
 def _inspect(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.beton import verify_beton
+    from anynet_dist.data.beton.build import verify_beton
 
     console = Console()
     console.print(_describe(args.file, verify_beton(args.file)))
@@ -253,8 +253,8 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from anynet_dist.data.beton import verify_beton
-    from anynet_dist.data.verify import verify_deep
+    from anynet_dist.data.beton.build import verify_beton
+    from anynet_dist.data.beton.verify import verify_deep
 
     sidecar = verify_deep(args.file, args.workers) if args.deep else verify_beton(args.file)
     what = "tables, checksum and every image" if args.deep else "tables and checksum"
@@ -272,8 +272,8 @@ def _stage(args: argparse.Namespace) -> None:
 
 def _staged_options(args: argparse.Namespace) -> Iterator[str]:
     from anynet_dist.config import load_config
-    from anynet_dist.data.estimate import gibibytes
-    from anynet_dist.data.staging import stage
+    from anynet_dist.data.beton.estimate import gibibytes
+    from anynet_dist.data.beton.staging import stage
 
     data = load_config(args.config, args.overrides).config.data
     for split, path in (("train", data.train), ("val", data.val), ("test", data.test)):
@@ -290,7 +290,7 @@ def _staged_options(args: argparse.Namespace) -> Iterator[str]:
 def _plan(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.plan import advise, judge, measure_costs, this_machine
+    from anynet_dist.bench.storage import advise, judge, measure_costs, this_machine
     from anynet_dist.data.sources import load_source
     from anynet_dist.data.splits import Fractions
 
@@ -308,7 +308,7 @@ def _plan(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out}: {reason}")
     console.print(f"take --profile {best.cost.profile}: {reason}")
     if not best.fits_memory:
-        from anynet_dist.data.estimate import gibibytes
+        from anynet_dist.data.beton.estimate import gibibytes
 
         console.print(f"the disk must then read {gibibytes(best.disk_rate(target))} a second while training")
 
@@ -316,8 +316,8 @@ def _plan(args: argparse.Namespace) -> None:
 def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | None) -> Table:
     from rich.table import Table
 
-    from anynet_dist.data.estimate import duration, gibibytes
-    from anynet_dist.data.profiles import PROFILES
+    from anynet_dist.data.beton.estimate import duration, gibibytes
+    from anynet_dist.data.beton.profiles import PROFILES
 
     table = Table(
         title=f"disk {gibibytes(machine.disk_free)} free, memory {gibibytes(machine.memory)} available, "

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
     check_launcher()
     setup_logging(quiet=args.json)
+    from anynet_dist.runs.metrics_log import finite
     from anynet_dist.training.evaluate_run import default_split, evaluate_run
-    from anynet_dist.training.tracking import finite
 
     split = args.split or default_split(args.path, args.overrides)
     scores = evaluate_run(args.path, split, args.weights, args.overrides, args.allow_plugins)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _export_file(args: argparse.Namespace) -> None:
     from anynet_dist.export.exporter import export_network
-    from anynet_dist.export.trained import open_trained
+    from anynet_dist.inference.trained import open_trained
 
     path, check = export_network(
         open_trained(args.path, args.weights, args.allow_plugins),
@@ -106,7 +106,7 @@ def _export_file(args: argparse.Namespace) -> None:
 
 def _export_timm_folder(args: argparse.Namespace) -> None:
     from anynet_dist.export.exporter import export_timm_folder
-    from anynet_dist.export.trained import open_trained
+    from anynet_dist.inference.trained import open_trained
 
     _refuse_changes(args)
     trained = open_trained(args.path, args.weights, args.allow_plugins)
@@ -126,7 +126,7 @@ def _refuse_changes(args: argparse.Namespace) -> None:
 
 def _export_hub_folder(args: argparse.Namespace) -> None:
     from anynet_dist.export.hub import check_login, push_folder, write_hub_folder
-    from anynet_dist.export.trained import open_trained
+    from anynet_dist.inference.trained import open_trained
 
     _refuse_changes(args)
     if args.push:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anynet_dist.models import NetworkSpec, PartComplexity
     from anynet_dist.models.memory import Optimizer, Precision, TrainingMemory
-    from anynet_dist.models.sources import Source
+    from anynet_dist.models.pretrained import Source
 
 RESOLUTION = 224
 CLASSES = 1000
@@ -265,11 +265,11 @@ def _memory_table(memory: dict[Precision, TrainingMemory], batch: int, optimizer
 
 
 def _import(args: argparse.Namespace) -> None:
-    from anynet_dist.models.sources import import_network, read_source
+    from anynet_dist.models.pretrained import import_network, read_source
+    from anynet_dist.runs.network_file import NetworkDescription, save_network
     from anynet_dist.system.files import check_outputs
     from anynet_dist.system.logging import setup_logging
     from anynet_dist.system.output import tolerate_lost_output
-    from anynet_dist.training.weights import NetworkDescription, save_network
 
     tolerate_lost_output()
     setup_logging()

@@ -16,7 +16,7 @@ from anynet_dist.config.arguments import add_allow_plugins
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anynet_dist.export.predict import Prediction
+    from anynet_dist.inference.predict import Prediction
 
 UNLIMITED = 10_000
 
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict, print, and exit with 1 if an image was skipped."""
-    from anynet_dist.export.predict import predict
+    from anynet_dist.inference.predict import predict
 
     predictions = []
     for prediction in predict(args.path, args.images, args.top, args.weights, args.allow_plugins):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anynet_dist.cluster.runs import RunStatus
+    from anynet_dist.cluster.status import RunStatus
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Print one line a run."""
     from dataclasses import asdict
 
-    from anynet_dist.cluster.runs import find_runs, statuses
+    from anynet_dist.cluster.status import find_runs, statuses
 
     found = statuses(find_runs(args.runs or [Path("runs")]))
     if args.json:

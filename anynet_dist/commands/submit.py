@@ -138,8 +138,8 @@ def _job(args: argparse.Namespace, site: Site) -> Job:
 
     from anynet_dist.cluster.submission import Job
     from anynet_dist.config import load_config
+    from anynet_dist.runs.folder import check_folder, folder_of
     from anynet_dist.system.files import require_regular_file
-    from anynet_dist.training.run_folder import check_folder, folder_of
 
     if args.members and (args.nodes > 1 or args.launcher == "none"):
         raise UserError("a member of a sweep (--members) runs on one node with a launcher")

@@ -1,8 +1,8 @@
 """What a run is told: dataclasses, strict YAML with `base:`, and command-line overrides."""
 
 from anynet_dist.config.dump import dump_config
+from anynet_dist.config.errors import ConfigError
 from anynet_dist.config.load import LoadedConfig, load_config
-from anynet_dist.config.problems import ConfigError
 from anynet_dist.config.schema import Config
 
 __all__ = ["Config", "ConfigError", "LoadedConfig", "dump_config", "load_config"]

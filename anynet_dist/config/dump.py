@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from anynet_dist.config.load import LoadedConfig
-from anynet_dist.config.reader import PlainDumper
 from anynet_dist.config.schema import Config
+from anynet_dist.config.yaml_reader import PlainDumper
 from anynet_dist.system.redaction import redact_values
 
 COMMENT_COLUMN = 44

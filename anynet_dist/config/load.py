@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from anynet_dist.config.checks import conflicts, without_effect
+from anynet_dist.config.errors import ConfigError, Problem, Source, shorten
 from anynet_dist.config.options import Option, nearest_key, options, sections
 from anynet_dist.config.overrides import read_overrides
-from anynet_dist.config.problems import ConfigError, Problem, Source, shorten
 from anynet_dist.config.raw_bytes import hide, restore
-from anynet_dist.config.reader import Settings, is_handed_over, read_config
+from anynet_dist.config.rules import conflicts, without_effect
 from anynet_dist.config.schema import Config
+from anynet_dist.config.yaml_reader import Settings, is_handed_over, read_config
 from anynet_dist.system.errors import nearest_name
 from anynet_dist.system.files import not_a_file
 from anynet_dist.system.redaction import MARK, is_redacted

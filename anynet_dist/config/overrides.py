@@ -12,9 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from anynet_dist.config.errors import Problem, Setting, Source
 from anynet_dist.config.options import Option, nearest_key, options, sections
-from anynet_dist.config.problems import Problem, Setting, Source
-from anynet_dist.config.reader import Settings, parse_value
+from anynet_dist.config.yaml_reader import Settings, parse_value
 
 ALIASES = {"resume": "run.resume", "allow_config_change": "run.allow_config_change"}
 

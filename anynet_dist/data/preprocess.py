@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anynet_dist.data.augment import SampleTransform
+from anynet_dist.data.loaders.transfer import Transfer
 from anynet_dist.data.order import EvalPlan
 from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
-from anynet_dist.data.transfer import Transfer
+from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Preprocess:
 
     def batch(self, images: Sequence[Pixels], device: torch.device | None = None) -> Tensor:
         """RGB pixels (H, W, 3) uint8 of any sizes, as float32 (N, 3, R, R) on `device`."""
-        from anynet_dist.data.torch_loader import TorchLoader
+        from anynet_dist.data.loaders.torch import TorchLoader
 
         # The centre square of a square is all of it, so ratio 1 is "whole" for the squares trained on.
         transform = SampleTransform(resolution=self.resolution, crop_ratio=self.crop_ratio or 1.0)

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from anynet_dist.data.beton_file import BetonFile
-from anynet_dist.data.beton_format import JPEG, BetonError, BetonTable
+from anynet_dist.data.beton.file import BetonFile
+from anynet_dist.data.beton.format import JPEG, BetonError, BetonTable
+from anynet_dist.data.beton.jpeg_header import jpeg_size
 from anynet_dist.data.image_folders import (
     IMAGE_SUFFIXES,
     class_folders,
@@ -28,7 +29,6 @@ from anynet_dist.data.image_folders import (
     heic_installed,
     readable,
 )
-from anynet_dist.data.jpeg_header import jpeg_size
 from anynet_dist.data.wide_pixels import White, is_wide, to_bytes, white_of
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError

@@ -65,7 +65,7 @@ def process_context(has_threads: bool = False) -> BaseContext | None:
     if not has_threads and "numba" not in sys.modules:
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["anynet_dist.data.torch_loader"])
+    context.set_forkserver_preload(["anynet_dist.data.loaders.torch"])
     return context
 
 

@@ -88,7 +88,7 @@ def _try_gpu(number: int, driver: list[str]) -> Finding:
 
 def check_ffcv() -> Iterator[Finding]:
     """Whether FFCV imports, compiles and decodes what we write."""
-    from anynet_dist.data.loaders import ffcv_installed
+    from anynet_dist.data.loaders.factory import ffcv_installed
 
     if not ffcv_installed():
         yield warning(
@@ -111,9 +111,10 @@ def _decoding_error() -> float:
     import numpy as np
     import torch
 
-    from anynet_dist.data.beton import build_beton
-    from anynet_dist.data.beton_writer import WriteOptions
-    from anynet_dist.data.loaders import eval_loader, open_dataset
+    from anynet_dist.data.beton.build import build_beton
+    from anynet_dist.data.beton.writer import WriteOptions
+    from anynet_dist.data.dataset import open_dataset
+    from anynet_dist.data.loaders.factory import eval_loader
     from anynet_dist.data.samples import ArraySamples
 
     images = np.full((2, 32, 32, 3), 128, np.uint8)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from anynet_dist.export.optional import require
-from anynet_dist.export.trained import SPLITS, TrainedNetwork, scores_of
+from anynet_dist.inference.trained import SPLITS, TrainedNetwork, scores_of
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.system.redaction import redact_values
 

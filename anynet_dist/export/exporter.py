@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from anynet_dist import __version__
-from anynet_dist.data.normalisation import check_normalisation
+from anynet_dist.data.transforms.normalisation import check_normalisation
 from anynet_dist.export.fold import fold_batch_norm
 from anynet_dist.export.formats import GRAPH_FORMATS, INPUT, Function
 from anynet_dist.export.libraries import LIBRARY_FORMATS, read_timm_folder, write_timm_folder
-from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.inference.trained import TrainedNetwork
+from anynet_dist.runs.network_file import MODEL, load_model, save_network
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.files import atomic_path, check_outputs
-from anynet_dist.training.weights import MODEL, load_model, save_network
 
 logger = logging.getLogger(__name__)
 

@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anynet_dist.export.formats import Function
-from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.models.blocks import bottleneck_shape
 from anynet_dist.models.convert import our_names
+from anynet_dist.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, timm_preset, torchvision_preset
 from anynet_dist.models.registry import get_block, parameter_names
-from anynet_dist.models.sources import IMAGENET_MEAN, IMAGENET_STD, timm_preset, torchvision_preset
 from anynet_dist.models.spec import NetworkSpec, StageSpec
 from anynet_dist.models.vocabulary import network_spec
+from anynet_dist.runs.network_file import MODEL, write_tensors
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_json
-from anynet_dist.training.weights import MODEL, write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from anynet_dist.system.redaction import RedactingFilter
 SAME_ON_ALL = (
     "anynet_dist.config",
     "anynet_dist.models",
-    "anynet_dist.data.loaders",
-    "anynet_dist.data.device_loader",
-    "anynet_dist.training.checkpoints",
-    "anynet_dist.training.devices",
-    "anynet_dist.training.engine",
+    "anynet_dist.data.loaders.factory",
+    "anynet_dist.data.loaders.device",
+    "anynet_dist.runs.checkpoints",
+    "anynet_dist.training.distributed.accelerator",
+    "anynet_dist.training.distributed.engine",
     "anynet_dist.training.evaluation",
-    "anynet_dist.training.launcher_settings",
+    "anynet_dist.training.distributed.launcher",
 )
-SAME_ON_A_MACHINE = ("anynet_dist.data.kept_code", "anynet_dist.data.shared_memory")
+SAME_ON_A_MACHINE = ("anynet_dist.data.loaders.kept_code", "anynet_dist.data.loaders.shared_memory")
 
 console = Console(soft_wrap=True, highlight=False)
 

@@ -11,21 +11,23 @@ from accelerate import Accelerator
 from torch import nn
 
 from anynet_dist.config.schema import AugmentConfig, Config
-from anynet_dist.data.augment import Augmentation
+from anynet_dist.data.dataset import DataInfo, open_dataset, typical_side
 from anynet_dist.data.image_folders import readable
-from anynet_dist.data.loaders import DataInfo, Loader, eval_loader, open_dataset, train_loader, typical_side
+from anynet_dist.data.loaders.base import Loader
+from anynet_dist.data.loaders.factory import eval_loader, train_loader
 from anynet_dist.data.order import Indices, TrainPlan, split_indices
+from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.registry import load_plugins
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec
+from anynet_dist.runs.network_file import NetworkDescription
+from anynet_dist.runs.plugin_files import PLUGINS, kept_names
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.batches import BatchPlan
-from anynet_dist.training.losses import ImageLoss, balanced_weights
-from anynet_dist.training.plugin_files import PLUGINS, kept_names
-from anynet_dist.training.resolution import train_resolution
-from anynet_dist.training.weights import NetworkDescription
+from anynet_dist.training.distributed.batch_plan import BatchPlan
+from anynet_dist.training.optim.losses import ImageLoss, balanced_weights
+from anynet_dist.training.optim.resolution import train_resolution
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from anynet_dist.runs.metrics_log import Record
 from anynet_dist.system import distributed
 from anynet_dist.system.logging import console
-from anynet_dist.training.tracking import Record
 
 logger = logging.getLogger(__name__)
 

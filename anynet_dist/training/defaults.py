@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from anynet_dist.config import Config
-from anynet_dist.config.reader import read_config
+from anynet_dist.config.yaml_reader import read_config
+from anynet_dist.runs.progress import CONFIG
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.progress import CONFIG
 
 logger = logging.getLogger(__name__)
 

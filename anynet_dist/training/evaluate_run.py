@@ -11,12 +11,13 @@ from pathlib import Path
 from anynet_dist.config import Config, load_config
 from anynet_dist.config.load import LoadedConfig
 from anynet_dist.models.registry import load_plugins
+from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
-from anynet_dist.training import build, devices
-from anynet_dist.training.engine import forget_engine
+from anynet_dist.training import build
+from anynet_dist.training.distributed import accelerator as devices
+from anynet_dist.training.distributed.engine import forget_engine
 from anynet_dist.training.evaluation import Scores, evaluate, one_class_warning
 from anynet_dist.training.memory_format import FORMATS
-from anynet_dist.training.weights import load_network
 
 logger = logging.getLogger(__name__)
 

@@ -9,25 +9,26 @@ from accelerate.utils import set_seed
 
 from anynet_dist import __version__
 from anynet_dist.config import Config
-from anynet_dist.data.loaders import Loader
-from anynet_dist.data.mixing import Mixing
+from anynet_dist.data.loaders.base import Loader
+from anynet_dist.data.transforms.mix import Mixing
 from anynet_dist.models.anynet import build_anynet
+from anynet_dist.runs.checkpoints import Checkpoints, find_checkpoint
+from anynet_dist.runs.config_diff import check_changes
+from anynet_dist.runs.folder import RunFolder
+from anynet_dist.runs.progress import Circumstances, Progress, data_digest, read_circumstances
 from anynet_dist.system import distributed
 from anynet_dist.system.threads import wait_policy
-from anynet_dist.training import build, devices
-from anynet_dist.training.batches import plan_batches
-from anynet_dist.training.checkpoints import Checkpoints, find_checkpoint
-from anynet_dist.training.config_changes import check_changes
+from anynet_dist.training import build
+from anynet_dist.training.checkpointing import own_model_files
 from anynet_dist.training.defaults import choose_defaults
-from anynet_dist.training.ema import WeightAverage
-from anynet_dist.training.engine import choose_engine
+from anynet_dist.training.distributed import accelerator as devices
+from anynet_dist.training.distributed.batch_plan import plan_batches
+from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.memory_format import choose_memory_format, format_name
-from anynet_dist.training.optimizers import build_optimizer
-from anynet_dist.training.progress import Circumstances, Progress, data_digest, read_circumstances
-from anynet_dist.training.run_folder import RunFolder
-from anynet_dist.training.saving import own_model_files
-from anynet_dist.training.schedules import build_schedule
+from anynet_dist.training.optim.ema import WeightAverage
+from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.optim.schedules import build_schedule
 
 logger = logging.getLogger(__name__)
 

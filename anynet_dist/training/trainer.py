@@ -16,30 +16,31 @@ from torch import Tensor, nn
 
 from anynet_dist.config import Config, dump_config
 from anynet_dist.config.durations import parse_interval
+from anynet_dist.runs.folder import check_folder, clear_folder, folder_of
+from anynet_dist.runs.metrics_log import Record, RunLog
+from anynet_dist.runs.network_file import save_network, write_description
+from anynet_dist.runs.plugin_files import choose_plugins, keep_plugins, read_plugins
+from anynet_dist.runs.progress import Progress, read_progress
+from anynet_dist.runs.status import RunState, ask_for_resume
+from anynet_dist.runs.trackers import Outcome, check_trackers
 from anynet_dist.system import distributed
 from anynet_dist.system.environment import environment_report
 from anynet_dist.system.errors import RunError, StoppedEarly
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log, log_to_file
-from anynet_dist.training import build, faults
-from anynet_dist.training.bad_steps import BadSteps, NotFiniteError, dump_batches, is_finite
-from anynet_dist.training.batch_norm import average_batch_norm, recompute_batch_norm
+from anynet_dist.training import build
+from anynet_dist.training.checkpointing import CheckpointError, TrainingState, load_weights, restore, save
 from anynet_dist.training.console import ProgressBar, scores_line, train_line
 from anynet_dist.training.evaluation import Mirrored, RunningScores, Scores, evaluate, one_class_warning
-from anynet_dist.training.plugin_files import choose_plugins, keep_plugins, read_plugins
-from anynet_dist.training.preemption import Meetings, StopRequests, reason
-from anynet_dist.training.progress import Progress, read_progress
-from anynet_dist.training.resolution import train_resolution
-from anynet_dist.training.run_folder import check_folder, clear_folder, folder_of
-from anynet_dist.training.run_state import RunState, ask_for_resume
-from anynet_dist.training.saving import CheckpointError, TrainingState, load_weights, restore, save
-from anynet_dist.training.schedules import set_learning_rate
+from anynet_dist.training.optim.batch_norm import average_batch_norm, recompute_batch_norm
+from anynet_dist.training.optim.resolution import train_resolution
+from anynet_dist.training.optim.schedules import set_learning_rate
+from anynet_dist.training.resilience import faults
+from anynet_dist.training.resilience.nonfinite import BadSteps, NotFiniteError, dump_batches, is_finite
+from anynet_dist.training.resilience.stop_requests import Meetings, StopRequests, reason
 from anynet_dist.training.setup import RunSetup
 from anynet_dist.training.throughput import Throughput
-from anynet_dist.training.trackers import Outcome, check_trackers
-from anynet_dist.training.tracking import Record, RunLog
-from anynet_dist.training.weights import save_network, write_description
 
 logger = logging.getLogger(__name__)
 

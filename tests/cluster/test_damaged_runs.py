@@ -14,7 +14,7 @@ import pytest
 
 from anynet_dist.cli import main
 from anynet_dist.cluster.run_files import BLOCK, LONGEST
-from anynet_dist.cluster.runs import RunStatus, find_runs, statuses
+from anynet_dist.cluster.status import RunStatus, find_runs, statuses
 from tests.conftest import launch_command
 
 HEALTHY, DAMAGED = "healthy", "the other"
@@ -218,7 +218,7 @@ def test_a_long_log_is_read_from_its_end(runs: Path) -> None:
 def test_a_job_number_that_is_none_is_not_asked_for(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SLURM refuses the whole question for one wrong number, and all other jobs would look dead."""
     asked: list[str] = []
-    monkeypatch.setattr("anynet_dist.cluster.runs.job_states", lambda jobs: asked.extend(jobs))
+    monkeypatch.setattr("anynet_dist.cluster.status.job_states", lambda jobs: asked.extend(jobs))
     note = {"job": "7; --all", "time": "2999-01-01T00:00:00+00:00"}
     status = damaged_status(runs, "slurm/submitted.json", json.dumps(note))
     assert asked == []

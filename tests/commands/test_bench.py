@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anynet_dist.bench import loaders as loader_bench
 from anynet_dist.commands import bench
-from anynet_dist.data import loader_bench
-from anynet_dist.data.loaders import ffcv_installed
+from anynet_dist.data.loaders.factory import ffcv_installed
 from anynet_dist.system.errors import UserError
 
 

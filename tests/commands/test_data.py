@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anynet_dist.bench import storage as plan
 from anynet_dist.commands import data
-from anynet_dist.data import beton_writer, plan, profiles, sources
-from anynet_dist.data.beton import open_beton
-from anynet_dist.data.beton_format import BetonError, read_table
+from anynet_dist.data import sources
+from anynet_dist.data.beton import profiles
+from anynet_dist.data.beton import writer as beton_writer
+from anynet_dist.data.beton.build import open_beton
+from anynet_dist.data.beton.format import BetonError, read_table
 from anynet_dist.system.errors import UserError
 
 

@@ -10,7 +10,7 @@ from anynet_dist.cli import main
 from anynet_dist.commands.export import FORMATS
 from anynet_dist.export import exporter
 from anynet_dist.models.anynet import build_anynet
-from anynet_dist.training.weights import NetworkDescription, load_model, save_network
+from anynet_dist.runs.network_file import NetworkDescription, load_model, save_network
 
 
 @pytest.fixture(autouse=True)

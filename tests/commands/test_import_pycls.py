@@ -16,8 +16,8 @@ from anynet_dist.cli import main
 from anynet_dist.config import load_config
 from anynet_dist.config.schema import Config
 from anynet_dist.models import network_complexity, network_spec
+from anynet_dist.runs.network_file import load_network
 from anynet_dist.training.build import model_arguments
-from anynet_dist.training.weights import load_network
 
 
 @pytest.fixture(autouse=True)

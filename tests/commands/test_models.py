@@ -12,7 +12,7 @@ import torchvision
 
 from anynet_dist.cli import main
 from anynet_dist.models import network_complexity, network_spec, part_complexities, preset_names
-from anynet_dist.training.weights import load_network
+from anynet_dist.runs.network_file import load_network
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import pytest
 
 from anynet_dist.cli import main
 from anynet_dist.models.anynet import build_anynet
-from anynet_dist.training.manifest import write_manifest
-from anynet_dist.training.weights import NetworkDescription, save_network
+from anynet_dist.runs.manifest import write_manifest
+from anynet_dist.runs.network_file import NetworkDescription, save_network
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anynet_dist.config import load_config
-from anynet_dist.config.problems import ConfigError
+from anynet_dist.config.errors import ConfigError
 
 
 @pytest.mark.parametrize("text", ["10_", "1__0", "_10", "0x10", "0o17", "1e1", "10.", "+", "1 0", "٣"])

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_sample_image
 
-from anynet_dist.data.beton import build_beton, build_source
-from anynet_dist.data.beton_writer import WriteOptions
+from anynet_dist.data.beton.build import build_beton, build_source
+from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples, FolderSamples
 from anynet_dist.data.sources import load_source
 
@@ -21,23 +19,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     build_source(load_source("digits"), folder, workers=1)
     return folder
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder, china/ and flower/, of 12 JPEGs each: pieces of two photographs, all of different
-    sizes."""
-    root = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    for name in ("china", "flower"):
-        photo = load_sample_image(f"{name}.jpg")
-        (root / name).mkdir()
-        for number in range(12):
-            height, width = generator.integers(120, 400, 2)
-            top, left = generator.integers(0, 427 - height), generator.integers(0, 640 - width)
-            piece = Image.fromarray(photo[top : top + height, left : left + width])
-            piece.save(root / name / f"{number:02}.jpg", quality=95)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from anynet_dist.data import image_folders
-from anynet_dist.data.beton import build_beton
-from anynet_dist.data.beton_writer import WriteOptions
+from anynet_dist.data.beton.build import build_beton
+from anynet_dist.data.beton.writer import WriteOptions
+from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.image_folders import IMAGE_SUFFIXES, is_helper
-from anynet_dist.data.loaders import open_dataset
 from anynet_dist.data.samples import FolderSamples, ImageError, class_names, decode
-from anynet_dist.export import predict
+from anynet_dist.inference import predict
 from anynet_dist.system.errors import UserError
 
 HELPERS = (

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from anynet_dist.data.beton import build_beton, checksums_path, open_beton, sidecar_path
-from anynet_dist.data.beton_format import BetonError
-from anynet_dist.data.beton_writer import WriteOptions
-from anynet_dist.data.loaders import eval_loader, open_dataset
+from anynet_dist.data.beton.build import build_beton, checksums_path, open_beton, sidecar_path
+from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.writer import WriteOptions
+from anynet_dist.data.dataset import open_dataset
+from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import ArraySamples, FolderSamples, ImageError, decode, pixel_limit
-from anynet_dist.export.predict import find_images
+from anynet_dist.inference.predict import find_images
 from anynet_dist.system.errors import UserError
 
 SIDE = 20_000

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anynet_dist.data.beton import build_source
-from anynet_dist.data.loaders import open_dataset
+from anynet_dist.data.beton.build import build_source
+from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.samples import Samples
 from anynet_dist.data.sources import Source, load_source
 from anynet_dist.data.splits import Fractions, stratified

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anynet_dist.export.exporter import export_network
 from anynet_dist.export.formats import GRAPH_FORMATS
-from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.system.errors import UserError
 from tests.export.test_exporter import metadata_of
 

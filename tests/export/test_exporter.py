@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from anynet_dist.config import load_config
-from anynet_dist.data.beton import build_source
-from anynet_dist.data.loaders import open_dataset
+from anynet_dist.data.beton.build import build_source
+from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.sources import load_source
 from anynet_dist.export.exporter import export_network
 from anynet_dist.export.formats import GRAPH_FORMATS
-from anynet_dist.export.trained import TrainedNetwork, open_trained
+from anynet_dist.inference.trained import TrainedNetwork, open_trained
+from anynet_dist.runs.network_file import load_network, read_facts, write_description, write_tensors
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.evaluate_run import evaluate_run
 from anynet_dist.training.trainer import Trainer
-from anynet_dist.training.weights import load_network, read_facts, write_description, write_tensors
 
 
 def normalise(images: Tensor, trained: TrainedNetwork) -> Tensor:

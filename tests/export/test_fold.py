@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from anynet_dist.export.fold import fold_batch_norm
-from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.system.errors import UserError
 

@@ -13,11 +13,11 @@ import yaml
 from torch import Tensor, nn
 
 from anynet_dist.export.exporter import export_network, export_timm_folder
-from anynet_dist.export.trained import TrainedNetwork, open_trained
+from anynet_dist.inference.trained import TrainedNetwork, open_trained
 from anynet_dist.models.anynet import build_anynet
+from anynet_dist.runs.network_file import NetworkDescription, save_network
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.weights import NetworkDescription, save_network
-from tests.export.conftest import randomise_norms
+from tests.conftest import randomise_norms
 
 RESNET18 = {
     "block_type": "basic",

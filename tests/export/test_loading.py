@@ -12,8 +12,8 @@ from PIL import Image
 
 from anynet_dist import build_anynet, load_model
 from anynet_dist.export.hub import write_hub_folder
-from anynet_dist.export.predict import predict
-from anynet_dist.export.trained import TrainedNetwork
+from anynet_dist.inference.predict import predict
+from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.system.errors import UserError
 from tests.conftest import Start
 

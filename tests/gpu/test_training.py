@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from anynet_dist.config import load_config
-from anynet_dist.data.beton import build_source
+from anynet_dist.data.beton.build import build_source
 from anynet_dist.data.sources import load_source
-from anynet_dist.training.tracking import Record, read_records
+from anynet_dist.runs.metrics_log import Record, read_records
 from anynet_dist.training.trainer import Trainer
 
 pytestmark = [

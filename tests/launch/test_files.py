@@ -16,7 +16,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from anynet_dist.training.tracking import read_records
+from anynet_dist.runs.metrics_log import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "launch" / "README.md").read_text()
@@ -210,7 +210,7 @@ def test_fsdp2_says_that_it_becomes_ddp_without_gpus(ddp: Path, blobs_config: Pa
 
 
 def test_deepspeed_json_files_leave_to_the_config_what_is_its_own() -> None:
-    from anynet_dist.training.deepspeed import DECIDED_BY_CONFIG
+    from anynet_dist.training.distributed.deepspeed import DECIDED_BY_CONFIG
 
     for file in (ROOT / "launch").glob("*.json"):
         assert not DECIDED_BY_CONFIG.keys() & json.loads(file.read_text()).keys()

@@ -16,12 +16,12 @@ from anynet_dist.config import load_config
 from anynet_dist.config.schema import Config, DataConfig
 from anynet_dist.models import AnyNet, network_complexity, network_spec, part_complexities
 from anynet_dist.models.anynet import build_anynet
-from anynet_dist.models.sources import import_network, read_source
+from anynet_dist.models.pretrained import import_network, read_source
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.build import model_arguments
-from anynet_dist.training.optimizers import build_optimizer
-from anynet_dist.training.resolution import train_resolution
-from anynet_dist.training.schedules import build_schedule, set_learning_rate
+from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.optim.resolution import train_resolution
+from anynet_dist.training.optim.schedules import build_schedule, set_learning_rate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "imagenet"
 RAMPS = {16: (11, 13), 24: (17, 20), 32: (23, 27), 40: (29, 34), 56: (41, 48), 88: (65, 76)}

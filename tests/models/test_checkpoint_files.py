@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from anynet_dist.models import build_anynet
 from anynet_dist.models.checkpoint_files import choose_weights, read_checkpoint
 from anynet_dist.models.convert import our_names
-from anynet_dist.models.sources import import_network, read_source
+from anynet_dist.models.pretrained import import_network, read_source
 from anynet_dist.system.errors import UserError
 
 timm = pytest.importorskip("timm")

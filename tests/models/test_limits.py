@@ -14,8 +14,8 @@ from anynet_dist.models.complexity import check_resolution, network_complexity
 from anynet_dist.models.memory import training_memory
 from anynet_dist.models.regnet import regnet_description
 from anynet_dist.models.vocabulary import network_spec
+from anynet_dist.runs.network_file import NetworkDescription, load_network, save_network
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.weights import NetworkDescription, load_network, save_network
 
 SMALL: dict[str, Any] = {"num_blocks_per_stage": [1, 1], "num_channels": [8, 8, 16], "strides": [1, 2]}
 PRIME = 1_048_573

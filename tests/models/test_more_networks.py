@@ -16,7 +16,7 @@ from anynet_dist.models import (
     network_spec,
     preset_resolution,
 )
-from anynet_dist.models.sources import timm_preset, torchvision_preset
+from anynet_dist.models.pretrained import timm_preset, torchvision_preset
 
 TORCHVISION = (
     "wide_resnet50_2",

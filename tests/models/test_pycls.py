@@ -13,8 +13,8 @@ import yaml
 from torch import Tensor, nn
 
 from anynet_dist.models import AnyNet, build_anynet, network_complexity, network_spec
+from anynet_dist.models.pretrained import import_network, read_source
 from anynet_dist.models.pycls import pycls_images, pycls_network, read_pycls_config
-from anynet_dist.models.sources import import_network, read_source
 from anynet_dist.system.errors import UserError
 
 ANYNET: dict[str, Any] = {

@@ -12,9 +12,9 @@ import pytest
 from anynet_dist import build_regnet, load_model
 from anynet_dist.config import load_config
 from anynet_dist.models import network_spec
+from anynet_dist.runs.network_file import NetworkDescription, save_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.build import check_network, model_arguments
-from anynet_dist.training.weights import NetworkDescription, save_network
 
 X400: dict[str, Any] = {"w0": 24, "wa": 24.48, "wm": 2.54, "depth": 22, "group_width": 16}
 Y800: dict[str, Any] = {"w0": 56, "wa": 38.84, "wm": 2.4, "depth": 14, "group_width": 16, "se_ratio": 0.25}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anynet_dist.data.beton import verify_beton
+from anynet_dist.data.beton.build import verify_beton
 from tests.conftest import Launch
+from tests.runs.wandb_server import WandbServer
 from tests.slurm.cluster import NETWORK, Cluster
 from tests.slurm.conftest import User
-from tests.training.wandb_server import WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 

@@ -111,7 +111,7 @@ def test_accelerate_must_see_the_world_that_the_environment_says(
 ) -> None:
     from accelerate import Accelerator
 
-    from anynet_dist.training.devices import build_accelerator
+    from anynet_dist.training.distributed.accelerator import build_accelerator
 
     Accelerator(cpu=True)  # its process is alone for good
     for name, value in WHOLE.items():

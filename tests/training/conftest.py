@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anynet_dist.training.tracking import read_records
+from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.training.trainer import Trainer
 
 TIMES = {"time", "images_per_second", "data_wait", "eta_seconds"}

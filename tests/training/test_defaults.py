@@ -8,13 +8,13 @@ import torch
 import yaml
 
 from anynet_dist.config import load_config
-from anynet_dist.config.problems import ConfigError
-from anynet_dist.data.beton import build_source
+from anynet_dist.config.errors import ConfigError
+from anynet_dist.data.beton.build import build_source
 from anynet_dist.data.sources import load_source
+from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.defaults import reference_lr
-from anynet_dist.training.losses import balanced_weights
-from anynet_dist.training.tracking import read_records
+from anynet_dist.training.optim.losses import balanced_weights
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import Launch
 

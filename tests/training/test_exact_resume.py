@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from anynet_dist.config import load_config
+from anynet_dist.runs.progress import read_progress
 from anynet_dist.system.errors import StoppedEarly
-from anynet_dist.training.progress import read_progress
 from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import assert_same_run, signal_in_step, tensors_of
 

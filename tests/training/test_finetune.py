@@ -5,10 +5,10 @@ import torch
 
 from anynet_dist import build_anynet, load_model
 from anynet_dist.config import load_config
+from anynet_dist.runs.network_file import NetworkDescription, save_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.finetune import load_pretrained
 from anynet_dist.training.trainer import Trainer
-from anynet_dist.training.weights import NetworkDescription, save_network
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from anynet_dist.config import load_config
+from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import build
-from anynet_dist.training.weights import load_network
 from tests.conftest import Launch
 
 ODD = os.fsdecode(b"caf\xe9")

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from anynet_dist.config import load_config
 from anynet_dist.models import build_anynet
-from anynet_dist.training.optimizers import build_optimizer
-from anynet_dist.training.schedules import build_schedule, set_learning_rate
+from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.optim.schedules import build_schedule, set_learning_rate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "imagenet"
 STEPS, STEPS_PER_EPOCH, EPOCHS = 20, 2, 20

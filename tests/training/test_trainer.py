@@ -11,11 +11,11 @@ import torch
 
 from anynet_dist import load_model
 from anynet_dist.config import load_config
+from anynet_dist.runs.manifest import write_manifest
+from anynet_dist.runs.metrics_log import Record, read_records
+from anynet_dist.runs.progress import read_progress
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.evaluate_run import evaluate_run
-from anynet_dist.training.manifest import write_manifest
-from anynet_dist.training.progress import read_progress
-from anynet_dist.training.tracking import Record, read_records
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import Launch
 

@@ -1,0 +1,190 @@
+"""The compiled part of the FFCV loader: one pass over a batch, in parallel over its samples.
+
+The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it. For that, FFCV's C
+functions are known to it by name: code that holds their addresses could not be kept.
+
+Samples are read, not mapped into memory (see `beton_file`); of a raw one, only the rows that are needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba import carray, prange, types
+
+from anynet_dist.data.beton.format import JPEG
+from anynet_dist.data.beton.jpeg_header import jpeg_size
+from anynet_dist.data.loaders.ffcv_parts import cast_int_to_byte_ptr as _pointer
+from anynet_dist.data.loaders.ffcv_parts import libffcv
+from anynet_dist.data.loaders.kept_code import compiled
+from anynet_dist.data.transforms.params import (
+    FAILED,
+    FLIP,
+    HEIGHT,
+    HOLE_BOTTOM,
+    HOLE_LEFT,
+    HOLE_RIGHT,
+    HOLE_TOP,
+    LEFT,
+    REFLECT,
+    SHIFT_X,
+    SHIFT_Y,
+    TOP,
+    WIDTH,
+)
+
+DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
+"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, its bytes cannot be read, or it
+is not of the size that the table says."""
+
+
+def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
+    """A C function that compiled code calls by name; `arguments` holds a letter each, as in ctypes."""
+    letters = {
+        "p": types.voidptr,
+        "q": types.int64,
+        "Q": types.uint64,
+        "i": types.int32,
+        "I": types.uint32,
+        "?": types.boolean,
+    }
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(name, address)
+    return types.ExternalFunction(name, result(*(letters[letter] for letter in arguments)))
+
+
+# int imdecode(source, size, height, width, out, crop_height, crop_width, y, x, scale, scale, crop, flip)
+_imdecode = _external("anynet_ffcv_imdecode", libffcv.ctypes_imdecode, "pQIIpIIIIII??", types.int32)
+# void resize(mode, source, height, width, top, bottom, left, right, out, out_height, out_width)
+# void my_memcpy(source, target, size)
+_memcpy = _external("anynet_ffcv_memcpy", libffcv.ctypes_memcopy, "qqQ", types.void)
+_resize = _external("anynet_ffcv_resize", libffcv.ctypes_resize, "qqqqqqqqqqq", types.void)
+# ssize_t pread(file, target, size, offset), of the C library
+_pread = _external("anynet_pread", libffcv.libc.pread, "iqQq", types.int64)
+
+
+@compiled()
+def _bytes(file, start, size):  # type: ignore[no-untyped-def]
+    """`size` bytes of an open file from `start` on, and whether they could be read."""
+    data = np.empty(size, np.uint8)
+    done = 0
+    while done < size:
+        count = _pread(file, data.ctypes.data + done, size - done, start + done)
+        if count <= 0:
+            return data, False
+        done += count
+    return data, True
+
+
+_jpeg_size = compiled()(jpeg_size)
+
+
+@compiled()
+def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
+    """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
+    them, and what to note as FAILED."""
+    if mode != JPEG:
+        data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
+        return data.reshape(row[HEIGHT], width, 3), row[TOP], 0 if whole else UNREADABLE
+    data, whole = _bytes(file, start, size)
+    image = np.empty((height, width, 3), np.uint8)
+    if not whole:
+        return image, 0, UNREADABLE
+    stated_height, stated_width = _jpeg_size(data)
+    if stated_height == 0 or stated_width == 0:
+        return image, 0, DAMAGED
+    if stated_height != height or stated_width != width:  # FFCV would fill `image` in part, or wrongly
+        return image, 0, MISFIT
+    status = _imdecode(
+        data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
+    )
+    return image, 0, 0 if status == 0 else DAMAGED
+
+
+@compiled()
+def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
+    """What `augment.place` does with image[top:, left:], in loops that compile well; a test holds the two
+    together."""
+    size = out.shape[0]
+    shift_y, shift_x = row[SHIFT_Y], row[SHIFT_X]
+    reflect = row[REFLECT] != 0
+    if not reflect and (shift_y != 0 or shift_x != 0):
+        _fill(out, 0, 0, size, size, fill)
+    first, last = max(0, -shift_x), min(size, size - shift_x)
+    source, target = image.ctypes.data, out.ctypes.data
+    for y in range(size):
+        seen_y = _reflected(y + shift_y, size)
+        if not reflect and seen_y != y + shift_y:
+            continue
+        start = source + 3 * ((top + seen_y) * image.shape[1] + left + shift_x + first)
+        if row[FLIP] == 0:
+            _memcpy(start, target + 3 * (size * y + first), 3 * (last - first))
+        else:
+            _mirror(start, target + 3 * (size * y + size - last), last - first)
+        if reflect:
+            for step in range(size - last + first):
+                x = step if step < first else last + step - first
+                seen_x = left + _reflected(x + shift_x, size)
+                for channel in range(3):
+                    pixel = image[top + seen_y, seen_x, channel]
+                    out[y, x if row[FLIP] == 0 else size - 1 - x, channel] = pixel
+    _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
+
+
+@compiled()
+def _reflected(place, size):  # type: ignore[no-untyped-def]
+    """A place beyond the edge, mirrored at it: -1 is 1, `size` is size - 2."""
+    return size - 1 - abs(size - 1 - abs(place))
+
+
+@compiled()
+def _mirror(source, target, width):  # type: ignore[no-untyped-def]
+    """Copy `width` pixels of 3 bytes from one address to another, in reverse order."""
+    pixels = carray(_pointer(source), 3 * width)
+    mirrored = carray(_pointer(target), 3 * width)
+    for x in range(np.uint64(width)):
+        back = np.uint64(3) * (np.uint64(width) - np.uint64(1) - x)
+        for channel in range(np.uint64(3)):
+            mirrored[back + channel] = pixels[np.uint64(3) * x + channel]
+
+
+@compiled()
+def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
+    for y in range(top, bottom):
+        for x in range(left, right):
+            for channel in range(3):
+                out[y, x, channel] = fill[channel]
+
+
+@compiled()
+def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
+    image, first, row[FAILED] = _read(file, start, size, height, width, mode, row)
+    side, top, left = out.shape[0], row[TOP] - first, row[LEFT]
+    bottom, right = top + row[HEIGHT], left + row[WIDTH]
+    if row[HEIGHT] == side and row[WIDTH] == side:
+        _place(image, top, left, row, fill, out)
+        return
+    moves = row[FLIP] != 0 or row[SHIFT_Y] != 0 or row[SHIFT_X] != 0
+    resized = np.empty_like(out) if moves else out
+    source, target = image.ctypes.data, resized.ctypes.data
+    _resize(0, source, image.shape[0], image.shape[1], top, bottom, left, right, target, side, side)
+    if moves:
+        _place(resized, 0, 0, row, fill, out)
+    else:
+        _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
+
+
+@compiled(parallel=True)
+def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
+    """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
+    there those that fail.
+
+    `file` is the descriptor of the .beton file; the arrays after it are those of its BetonTable.
+    """
+    for number in prange(len(indices)):
+        index = indices[number] % len(starts)
+        sample = (starts[index], sizes[index], heights[index], widths[index], modes[index])
+        _decode_sample(file, *sample, recipe[number], fill, out[number])

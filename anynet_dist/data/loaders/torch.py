@@ -1,0 +1,281 @@
+"""The loader without FFCV: torch's DataLoader around image folders, arrays in memory and .beton files.
+
+Same order, same augmentation and same cuts as the FFCV loader; images are resized by torchvision (bilinear
+with antialiasing) where FFCV's library averages areas, unless areas are asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+
+from anynet_dist.data.loaders.shared_memory import check_start, hand_over, tell_of_pipes
+from anynet_dist.data.loaders.transfer import Transfer
+from anynet_dist.data.order import Indices, Plan, sample_keys
+from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.transforms import params as augment
+from anynet_dist.data.transforms.resize import resize_boxes
+from anynet_dist.data.transforms.torchvision import torchvision_policy
+from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
+from anynet_dist.system.errors import RunError, UserError
+from anynet_dist.system.signals import helpers_spared
+
+log = logging.getLogger(__name__)
+
+_Batch = tuple[Tensor | Pixels, Tensor | Indices]
+
+STALL_S = 120.0
+"""Without a batch for so long, a loader is stuck."""
+LOOK_S = 5
+"""Between two looks at whether the workers live."""
+
+
+class TorchLoader:
+    """Batches of any samples: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        plan: Plan,
+        transform: augment.SampleTransform,
+        transfer: Transfer,
+        *,
+        indices: Indices | None = None,
+        workers: int | None = None,
+        local_world: int = 1,
+    ) -> None:
+        """`indices` are the samples that `plan`'s positions mean (default: all); workers 0 reads in this
+        process."""
+        self.plan, self.transfer = plan, transfer
+        self._requests = _Requests(plan, indices, len(samples.labels), transform)
+        self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
+        self._through_pipes = False
+        self._loader: DataLoader[_Batch | UserError] = DataLoader(
+            _Batches(samples, shared=self.workers > 0),
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else each epoch draws from torch's own random numbers, for nothing
+            pin_memory=transfer.device.type == "cuda",
+            persistent_workers=self.workers > 0,
+            multiprocessing_context=process_context(has_threads=True) if self.workers else None,
+            worker_init_fn=_start_worker,
+        )
+        # Also when python ends: it would end them by SIGTERM, which they do not receive, and wait.
+        weakref.finalize(self, _end_workers, self._loader)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, from batch `first_batch` on."""
+        self._requests.start = (epoch, first_batch)
+
+    def set_resolution(self, resolution: int) -> None:
+        """From the next iteration on, images are `resolution` pixels wide and high."""
+        self._requests.transform = replace(self._requests.transform, resolution=resolution)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.workers and self._loader._iterator is None:
+            check_start(process_context(has_threads=True))
+        self._set_timeout(0)  # an epoch may take longer to start than a batch
+        with helpers_spared(), self._lost_workers_named():
+            batches = iter(self._loader)
+        self._set_timeout(LOOK_S)
+        while (batch := self._next(batches)) is not None:
+            if isinstance(batch, UserError):
+                raise batch
+            images, labels = batch
+            yield self.transfer(self._as_tensor(images), torch.as_tensor(labels))
+
+    def _as_tensor(self, images: Tensor | Pixels) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        if not self._through_pipes:
+            self._through_pipes = True
+            tell_of_pipes(images.nbytes)
+        return torch.from_numpy(images)
+
+    def _set_timeout(self, seconds: float) -> None:
+        """Let torch wait no longer for its workers: it looks whether they live when the time is up."""
+        if self._loader._iterator is not None and self.workers:
+            self._loader._iterator._timeout = seconds
+
+    @contextmanager
+    def _lost_workers_named(self) -> Iterator[None]:
+        """Say in words what comes of worker processes that are gone: errors of many kinds."""
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError):
+            workers = getattr(self._loader._iterator, "_workers", [])
+            # Its pipe breaks a moment before a process can be seen to be gone.
+            wait([worker.sentinel for worker in workers], timeout=2 if workers else 0)
+            gone = [str(worker.pid) for worker in workers if not worker.is_alive()]
+            if not gone:
+                raise
+            raise RunError(
+                f"a worker process of the loader ({', '.join(gone)}) ended unexpectedly; one that was killed"
+                " has most likely met a limit of memory: lower data.workers, or take smaller images"
+            ) from None
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch, None at the end. Raises RunError where a worker is gone, or all do nothing."""
+        started = time.monotonic()
+        while True:
+            try:
+                with self._lost_workers_named():
+                    return next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                if time.monotonic() - started > STALL_S:
+                    raise RunError(
+                        f"the loader's worker processes made no batch in {STALL_S:.0f} s; is the disk stuck?"
+                    ) from None
+
+    def close(self) -> None:
+        """End the worker processes."""
+        _end_workers(self._loader)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A batch to be made."""
+
+    epoch: int
+    keys: Indices
+    transform: augment.SampleTransform
+
+
+class _Requests(Sampler[_Request]):
+    """The batches of an epoch, asked for in the main process: so workers, which live on, need not know the
+    epoch and its resolution."""
+
+    def __init__(
+        self, plan: Plan, indices: Indices | None, num_stored: int, transform: augment.SampleTransform
+    ) -> None:
+        self.plan, self.indices, self.num_stored, self.transform = plan, indices, num_stored, transform
+        self.start = (0, 0)
+
+    def __len__(self) -> int:
+        return max(0, len(self.plan) - self.start[1])
+
+    def __iter__(self) -> Iterator[_Request]:
+        epoch, first_batch = self.start
+        for keys in sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch):
+            yield _Request(epoch, keys, self.transform)
+
+
+class _Batches(Dataset[_Batch | UserError]):
+    """Whole batches, made in a worker: (B, R, R, 3) uint8 and (B,) int64, or why that cannot be.
+
+    `shared` puts the images into shared memory, as far as there is room.
+
+    DataLoader would add its worker's traceback to what is raised there.
+    """
+
+    def __init__(self, samples: Samples, shared: bool) -> None:
+        self.samples, self.shared = samples, shared
+
+    def __getitem__(self, request: _Request) -> _Batch | UserError:
+        try:
+            return self._make(request)
+        except UserError as error:
+            return error
+
+    def _make(self, request: _Request) -> _Batch:
+        size, num_stored = request.transform.resolution, len(self.samples.labels)
+        make = _Maker(self.samples, request.transform, request.epoch)
+        out = np.empty((len(request.keys), size, size, 3), np.uint8)
+        for number, key in enumerate(request.keys):
+            make(out[number], key)
+        labels = self.samples.labels[request.keys % num_stored]
+        if self.shared:
+            return hand_over(out), hand_over(labels)
+        return torch.from_numpy(out), torch.from_numpy(labels)
+
+
+class _Maker:
+    """Makes the images of a batch."""
+
+    def __init__(self, samples: Samples, transform: augment.SampleTransform, epoch: int) -> None:
+        self.samples, self.transform, self.epoch = samples, transform, epoch
+        self._fill = np.array(transform.fill, np.uint8)
+        self._policy = torchvision_policy(transform)
+
+    def __call__(self, out: Pixels, key: np.int64) -> None:
+        """Make the sample `key`, shape (R, R, 3), in `out`."""
+        index = int(key % len(self.samples.labels))
+        image = self.samples.image(index)
+        height, width = image.shape[:2]
+        if self.transform.needs_square and height != width:
+            raise UserError(
+                f"{self.samples.name(index)}: is {width}x{height} pixels, but images are used whole, "
+                "so they must be square; use a random resized crop for training, a centre crop for evaluation"
+            )
+        row = self.transform.recipe(self.epoch, np.array([key]), np.array([height]), np.array([width]))[0]
+        augment.shift_and_flip(_cut(image, row, out.shape[0], self.transform.resize), row, self._fill, out)
+        if self._policy is not None:
+            planes = torch.from_numpy(out).permute(2, 0, 1)
+            out[:] = self._policy(planes, self.epoch, int(key)).permute(1, 2, 0).numpy()
+        augment.cut_hole(row, self._fill, out)
+
+
+def _cut(image: Pixels, row: augment.Recipe, size: int, method: augment.Resize) -> Pixels:
+    """The recipe's box of `image`, resized to (size, size, 3) unless it has that size already."""
+    top, left, height, width = row[augment.TOP : augment.WIDTH + 1].tolist()
+    box = image[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return box
+    pixels = torch.from_numpy(np.array(box))  # a copy, for a view of a file cannot be written to
+    if method == "area":
+        whole = torch.tensor([[0, 0, height, width]])
+        return resize_boxes(pixels[None], whole, size, method)[0].numpy()
+    resized = transforms.resize(pixels.permute(2, 0, 1), [size, size], antialias=True)
+    return resized.permute(1, 2, 0).numpy()
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    iterator: Any = loader._iterator
+    loader._iterator = None
+    if iterator is None:
+        return
+    workers = iterator._workers if loader.num_workers else []
+    # Torch waits 5 s for each that hangs, and python waits for ever when it ends.
+    for worker in workers:
+        if not _moves(worker.pid):
+            worker.kill()
+    iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+def _moves(pid: int) -> bool:
+    """Whether a process runs: no signal has stopped it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _start_worker(number: int) -> None:
+    end_with_parent()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,113 @@
+"""How far a run has come, and under which circumstances: what a checkpoint holds beside tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from anynet_dist.config.schema import Precision
+from anynet_dist.data.dataset import DataInfo
+from anynet_dist.system.errors import UserError
+
+PROGRESS, CIRCUMSTANCES, CONFIG = "progress.json", "circumstances.json", "run_config.yaml"
+
+Facts = TypeVar("Facts")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step_in_epoch: int = 0
+    """Global batches of the current epoch already used."""
+    step: int = 0
+    """Global batches used in all: the x-axis of every curve."""
+    skipped: int = 0
+    """Of those, the ones whose update the gradient scaler skipped."""
+    bad_steps: int = 0
+    """Of those, the ones whose loss or gradients were not finite, by the last meeting of the ranks."""
+    ended: bool = True
+    """Whether the network was evaluated after the last of them, where the end of an epoch asks for it."""
+    score: float | None = None
+    """Validation top-1 of this network, as a share of 1, if it was evaluated."""
+    best: float | None = None
+    """Best validation top-1 so far, as a share of 1."""
+    best_epoch: int | None = None
+    """Epochs completed when it was reached."""
+    evaluations_since_best: int = 0
+    """Evaluations since then."""
+    average_updates: int = 0
+    """Updates of the moving average."""
+    sums: list[float] = field(default_factory=list)
+    """RunningScores since the last training record, over all ranks."""
+    records: int = 0
+    """Lines in the log so far."""
+    log_sha256: str = ""
+    """Of those lines; empty in a checkpoint of a version that did not note it."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates done: what the learning rate follows."""
+        return self.step - self.skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a run chose or found when it started, and what a resumed one should find again."""
+
+    world_size: int
+    device_batch: int
+    precision: Precision
+    memory_format: str
+    total_steps: int
+    engine: str = "DDP"
+    """Whose optimizer state the checkpoint holds."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Split -> digest of its classes and labels."""
+
+
+def data_digest(info: DataInfo) -> str:
+    """A short digest of a data set's classes and labels, in order: equal for copies of one data set."""
+    digest = hashlib.sha256("\n".join(info.classes).encode())
+    digest.update(info.labels.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_progress(path: Path) -> Progress:
+    """The progress a checkpoint was saved at. Raises UserError where `path` is no checkpoint of ours."""
+    return _read(path, PROGRESS, Progress)
+
+
+def read_circumstances(path: Path) -> Circumstances:
+    """The circumstances of the run that a checkpoint belongs to."""
+    return _read(path, CIRCUMSTANCES, Circumstances)
+
+
+def _read(path: Path, name: str, kind: type[Facts]) -> Facts:
+    file = path / name
+    try:
+        facts = json.loads(file.read_bytes())
+        known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+        newer = sorted(facts.keys() - known)
+        if newer:
+            raise UserError(f"{file} was written by a newer version of anynet_dist: it has '{newer[0]}'")
+        return TypeAdapter(kind).validate_python(facts)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is not a checkpoint: it has no {name}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{file} is damaged: {where}: {problem['msg']}") from None
+    except (ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is damaged: {error}") from None

@@ -1,0 +1,83 @@
+"""What others can learn of a run: status.json, and the mark that it wants to be resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from anynet_dist.config import Config
+from anynet_dist.runs.folder import RunFolder
+from anynet_dist.runs.progress import Progress
+from anynet_dist.system.files import write_json
+from anynet_dist.system.redaction import redact
+
+logger = logging.getLogger(__name__)
+
+UPDATE_S = 10.0
+
+
+class RunState:
+    """Keeps status.json up to date, on rank 0.
+
+    A file that cannot be written, say because the disk is full, is told and does not end the run.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: Config, total_steps: int, resumed: bool, writes: bool
+    ) -> None:
+        self.folder, self.writes = folder, writes
+        self.written = 0.0
+        self.facts: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "started": _now(),
+            "restarts": _restarts(folder) + 1 if resumed else 0,
+            "total_steps": total_steps,
+            "epochs": config.train.epochs,
+        }
+        if writes:
+            folder.resume_me.unlink(missing_ok=True)
+
+    def update(self, progress: Progress) -> None:
+        """Say how far the run is, every ten seconds at most."""
+        if time.monotonic() - self.written >= UPDATE_S:
+            self.set("running", None, progress)
+
+    def set(self, state: str, reason: str | None, progress: Progress) -> None:
+        """Say that the run is `running`, `stopped` (to be resumed), `finished` or `failed`, and why."""
+        if not self.writes:
+            return
+        self.written = time.monotonic()
+        reason = reason and redact(reason)
+        position = {"step": progress.step, "epoch": progress.epoch, "reason": reason}
+        try:
+            status = {"state": state, **self.facts, "updated": _now(), **position}
+            write_json(self.folder.status, status)
+            if state == "stopped":
+                ask_for_resume(self.folder, position)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self.folder.status, error)
+
+
+def ask_for_resume(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Leave the mark that the run waits to be resumed."""
+    if not folder.marker.exists():
+        folder.mark(saved=False)
+    write_json(folder.resume_me, {**facts, "time": _now()})
+
+
+def _restarts(folder: RunFolder) -> int:
+    try:
+        return int(json.loads(folder.status.read_text(encoding="utf-8"))["restarts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

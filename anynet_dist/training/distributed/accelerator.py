@@ -1,0 +1,127 @@
+"""Device and precision: what was chosen and why."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    TorchDynamoPlugin,
+)
+
+from anynet_dist.config.schema import Config, Precision
+from anynet_dist.system import distributed
+from anynet_dist.system.errors import UserError
+from anynet_dist.training.distributed import rendezvous
+from anynet_dist.training.distributed.launcher import launcher_wants_cpu, put_aside
+
+logger = logging.getLogger(__name__)
+
+ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def on_cpu(config: Config) -> bool:
+    """Whether the run computes on the CPU: because it or its launcher was asked to, or because there is
+    nothing else."""
+    return config.run.cpu or launcher_wants_cpu() or not torch.accelerator.is_available()
+
+
+def _computes_in_bf16(cpu: bool) -> bool:
+    if not cpu:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
+
+
+def choose_precision(config: Config) -> tuple[Precision, str]:
+    """`fp32`, `bf16` or `fp16`, and the reason. Raises UserError where the device cannot do it."""
+    asked, cpu = config.train.precision, on_cpu(config)
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() or "no"
+    if asked == "fp16" and cpu:
+        raise UserError(
+            "train.precision: fp16 needs a GPU, where its gradients can be scaled; use bf16 or fp32 on a CPU"
+        )
+    if asked != "auto":
+        if launcher not in ("no", ACCELERATE_NAMES[asked]):
+            logger.warning(
+                "the launcher asks for %s, train.precision for %s: the config decides", launcher, asked
+            )
+        return asked, "as configured"
+    if launcher in ("bf16", "fp16") and not (launcher == "fp16" and cpu):
+        return cast(Precision, launcher), "as the launcher asks"
+    if launcher != "no":
+        logger.warning("the launcher asks for %s, which this run does not compute in", launcher)
+    device = "CPU" if cpu else "GPU"
+    if _computes_in_bf16(cpu):
+        return "bf16", f"this {device} computes in it"
+    return "fp32", f"this {device} has no bf16 arithmetic"
+
+
+def build_accelerator(
+    config: Config,
+    precision: str,
+    accumulation: int,
+    kind: Callable[..., Accelerator] = Accelerator,
+    backend: str | None = None,
+    **engine: Any,
+) -> Accelerator:
+    """The Accelerator of a run, for however many processes the launcher started.
+
+    Our loaders always hold all micro-batches of a global batch, so gradients are synchronised by count
+    alone and nothing is carried over the end of an epoch. Batch-norm buffers are averaged before
+    evaluation, so DDP need not broadcast them at each step. `kind`, `backend` and `engine` are what an
+    engine other than DDP wants different (see training/engine.py). Raises UserError where the launcher's
+    environment variables are not those of one launcher, or accelerate makes something else of them.
+    """
+    distributed.check_launcher()
+    put_aside()
+    expected = (distributed.rank(), distributed.world_size())
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not config.train.deterministic
+    meeting = rendezvous.arguments() | ({"backend": backend} if backend else {})
+    arguments: dict[str, Any] = {
+        "cpu": on_cpu(config),
+        "mixed_precision": ACCELERATE_NAMES[precision],
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(
+            num_steps=accumulation, sync_with_dataloader=False
+        ),
+        "dynamo_plugin": TorchDynamoPlugin(backend="inductor" if config.train.compile else "no"),
+        "kwargs_handlers": [
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **meeting),
+        ],
+    }
+    accelerator = kind(**arguments | engine)
+    _check_world(accelerator, *expected)
+    return accelerator
+
+
+def _check_world(accelerator: Accelerator, rank: int, world_size: int) -> None:
+    """Raise UserError where accelerate sees other processes than the environment: each would train alone."""
+    if (accelerator.process_index, accelerator.num_processes) != (rank, world_size):
+        raise UserError(
+            f"the environment says rank {rank} of {world_size} processes (RANK, WORLD_SIZE), but accelerate"
+            f" makes this rank {accelerator.process_index} of {accelerator.num_processes}:"
+            f" {distributed.REMEDY}"
+        )
+
+
+def describe_devices(accelerator: Accelerator) -> str:
+    """World size, device and backend, for the start-up banner."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    state = accelerator.state
+    backend = f", {state.backend}" if state.num_processes > 1 else ""
+    machines = distributed.world_size() // max(1, distributed.local_world_size())
+    spread = f" on {machines} machines" if machines > 1 else ""
+    return f"world size {state.num_processes} ({name}{backend}{spread})"
