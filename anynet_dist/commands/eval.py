@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from anynet_dist.config.arguments import add_allow_plugins
 
 if TYPE_CHECKING:
-    from anynet_dist.training.evaluation import ClassScores
+    from anynet_dist.training.classification import ClassScores
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -65,6 +65,10 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
     if config.train.early_stopping and config.data.val is None and not config.data.val_fraction:
         message = "needs validation images: set data.val or data.val_fraction"
         yield Conflict(("train.early_stopping", "data.val"), message)
+    if config.train.profile:
+        start, stop = map(int, config.train.profile.split(":"))
+        if start >= stop:
+            yield Conflict(("train.profile",), f"START must come before STOP (got {config.train.profile})")
     if config.run.overwrite and config.run.resume == "auto":
         yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
     if config.run.cpu and config.train.precision == "fp16":

@@ -31,6 +31,8 @@ Duration = Annotated[
     ),
 ]
 
+StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps START:STOP such as '10:15'")]
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 LoaderName = Literal["auto", "ffcv", "torch", "device"]
@@ -252,6 +254,8 @@ class TrainConfig:
     """Steps whose loss or gradients are not finite are left out; more than this many in a row end the run."""
     log_every: Count = 50
     """Optimizer steps between two training records."""
+    profile: StepRange | None = None
+    """`START:STOP` writes a torch profiler trace of the steps after START up to STOP into the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

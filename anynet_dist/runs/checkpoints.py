@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anynet_dist.config.schema import CheckpointConfig
-from anynet_dist.runs.folder import RunFolder
-from anynet_dist.runs.manifest import MANIFEST, ManifestError, read_manifest, write_manifest
-from anynet_dist.runs.progress import PROGRESS, read_progress
+from anynet_dist.runs.checkpoint import Checkpoint, DamagedError, find_damage, open_checkpoint
+from anynet_dist.runs.manifest import write_manifest
+from anynet_dist.runs.progress import read_progress
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import flush
 
@@ -43,23 +43,27 @@ class Checkpoints:
         self.config = config
         self.has_links = True
 
-    def last(self) -> tuple[Path | None, dict[Path, str]]:
+    def last(self) -> tuple[Checkpoint | None, dict[Path, str]]:
         """The newest good checkpoint, and the newer ones that are damaged, each with what is wrong with it.
 
         Raises OSError where the folder cannot be read.
         """
         damaged: dict[Path, str] = {}
         for _, path in reversed(self._folders()):
-            damage = find_damage(path)
-            if damage is None:
-                return path, damaged
-            damaged[path] = damage
+            try:
+                return open_checkpoint(path), damaged
+            except DamagedError as error:
+                damaged[path] = str(error)
         return None, damaged
 
-    def best(self) -> Path | None:
-        """The good checkpoint with the best validation accuracy, the earliest where several have it."""
-        ranked = _ranked(self._entries())
-        return next((entry.path for entry in ranked if _is_good(entry.path)), None)
+    def best(self) -> Checkpoint | None:
+        """The good checkpoint with the best validation score, the earliest where several have it."""
+        for entry in _ranked(self._entries()):
+            try:
+                return open_checkpoint(entry.path)
+            except DamagedError as error:
+                logger.warning("checkpoint %s is damaged and skipped: %s", entry.path, error)
+        return None
 
     def strangers(self) -> list[Path]:
         """What lies in the folder and is neither a checkpoint, by its name, nor one of our links."""
@@ -71,13 +75,13 @@ class Checkpoints:
         return sorted((int(match[1]), path) for match, path in names if match)
 
     def _entries(self) -> list[_Entry]:
-        """All checkpoints, oldest first. What is damaged is named in the log and passed over."""
+        """All checkpoints, oldest first. Damaged ones are skipped with a warning."""
         entries = []
         for step, path in self._folders():
             try:
                 entries.append(_Entry(step, path, read_progress(path).score))
             except UserError as error:
-                logger.warning("checkpoint %s is damaged and passed over: %s", path, error)
+                logger.warning("checkpoint %s is damaged and skipped: %s", path, error)
         return entries
 
     def recover(self) -> None:
@@ -219,71 +223,3 @@ def _remove_whole(path: Path) -> None:
     doomed = path.with_name(f".{path.name}.partial")
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; None where all is well."""
-    try:
-        manifest = read_manifest(path)
-        for name, listed in manifest.items():
-            if damage := listed.damage(path / name):
-                return f"{name} {damage}"
-        read_progress(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"it has no {MANIFEST}"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror or error}"
-    except (UserError, ManifestError) as error:
-        return str(error)
-    return None if PROGRESS in manifest else f"it has no {PROGRESS}"
-
-
-def _is_good(path: Path) -> bool:
-    damage = find_damage(path)
-    if damage:
-        logger.warning("checkpoint %s is damaged and passed over: %s", path, damage)
-    return damage is None
-
-
-def find_checkpoint(resume: str, checkpoints: Checkpoints, folder: RunFolder) -> Path | None:
-    """The checkpoint that run.resume names: None for `never`, or where `auto` finds a folder without a run.
-
-    Raises UserError where a path is no good checkpoint, and where a run has left checkpoints, records or
-    weights but no checkpoint to go on from: starting afresh would remove them.
-    """
-    if resume == "never":
-        return None
-    if resume == "auto":
-        return _find_last(checkpoints, folder)
-    path = Path(resume).resolve()
-    read_progress(path)
-    damage = find_damage(path)
-    if damage:
-        raise UserError(f"checkpoint {resume} is damaged: {damage}")
-    return path
-
-
-def _find_last(checkpoints: Checkpoints, folder: RunFolder) -> Path | None:
-    try:
-        last, damaged = checkpoints.last()
-        reasons = {**damaged, **{path: _stranger(path) for path in checkpoints.strangers()}}
-    except OSError as error:
-        last, damaged = None, {}
-        reasons = {checkpoints.folder: f"it cannot be read: {error.strerror or error}"}
-    if last is None and (reasons or folder.holds_a_run()):
-        found = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
-        raise UserError(
-            f"{folder.path} holds {', '.join(folder.remains()) or 'a folder checkpoints'}, but no checkpoint"
-            f" to go on from:{found or ' there is none'}\nNothing was changed. Bring a checkpoint back, name"
-            " one with --run.resume PATH, take another folder with --run.dir, or remove what the run left and"
-            " start afresh with --run.resume never --run.overwrite true"
-        )
-    for path, damage in damaged.items():
-        logger.warning("checkpoint %s is damaged, kept and passed over: %s", path, damage)
-    return last
-
-
-def _stranger(path: Path) -> str:
-    if find_damage(path) is None:
-        return f"a whole checkpoint under another name (--run.resume {path} goes on from it)"
-    return "not named as a checkpoint, step_NUMBER"

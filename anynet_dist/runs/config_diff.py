@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from anynet_dist.config import Config
-from anynet_dist.config.errors import Problem
-from anynet_dist.config.yaml_reader import read_config
+from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.plugin_files import kept_names
-from anynet_dist.runs.progress import CONFIG, Circumstances
+from anynet_dist.runs.progress import RunContext
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.redaction import redact_values
 
@@ -37,6 +35,7 @@ HARMLESS = {
     "train.max_device_batch",
     "train.max_steps",
     "train.memory_format",
+    "train.profile",
 }
 PATHS = {"data.train": "train", "data.val": "val"}
 
@@ -58,18 +57,19 @@ def _shown(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1e6).partition("\n")[0]
 
 
-def check_changes(checkpoint: Path, before: Circumstances, config: Config, now: Circumstances) -> None:
+def check_changes(checkpoint: Checkpoint, config: Config, now: RunContext) -> None:
     """Log what differs from the run that wrote `checkpoint`; `config` must be resolved.
 
     Raises UserError, naming each change with both values, when some of them change the result of the
     training, unless run.allow_config_change is set.
     """
+    before = checkpoint.context
     changes = [*_option_changes(checkpoint, config), *_other_facts(before, now)]
     refused = [change for change in changes if not _is_harmless(change, before, now)]
     if refused and not config.run.allow_config_change:
         listed = "".join(f"\n  {change}" for change in refused)
         raise UserError(
-            f"{checkpoint} belongs to a run with other options, which change its result:{listed}\n"
+            f"{checkpoint.path} belongs to a run with other options, which change its result:{listed}\n"
             "put them back, start another run with --run.dir, or go on all the same with"
             " --allow-config-change"
         )
@@ -77,11 +77,9 @@ def check_changes(checkpoint: Path, before: Circumstances, config: Config, now: 
         logger.log(logging.WARNING if change in refused else logging.INFO, "changed since then: %s", change)
 
 
-def _option_changes(checkpoint: Path, config: Config) -> Iterator[Change]:
-    problems: list[Problem] = []
-    saved = {key: setting.value for key, setting in read_config(checkpoint / CONFIG, problems).items()}
+def _option_changes(checkpoint: Checkpoint, config: Config) -> Iterator[Change]:
     # A checkpoint's config has no credentials: they are not compared.
-    before = redact_values(saved)
+    before = redact_values(dict(checkpoint.options))
     now = redact_values(dict(_flatten(asdict(config))))
     for options in (before, now):  # whose files were compared before: one that has moved is the same
         options["plugins"] = kept_names(options.get("plugins") or [])
@@ -98,7 +96,7 @@ def _flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def _other_facts(before: Circumstances, now: Circumstances) -> Iterator[Change]:
+def _other_facts(before: RunContext, now: RunContext) -> Iterator[Change]:
     for split in before.data.keys() & now.data.keys():
         if before.data[split] != now.data[split]:
             yield Change(f"the classes and labels of data.{split}", before.data[split], now.data[split])
@@ -107,7 +105,7 @@ def _other_facts(before: Circumstances, now: Circumstances) -> Iterator[Change]:
             yield Change(fact, getattr(before, fact), getattr(now, fact))
 
 
-def _is_harmless(change: Change, before: Circumstances, now: Circumstances) -> bool:
+def _is_harmless(change: Change, before: RunContext, now: RunContext) -> bool:
     if change.key in PATHS:  # the same images may lie elsewhere, say on a node's own disk
         split = PATHS[change.key]
         return split in before.data and before.data[split] == now.data.get(split)

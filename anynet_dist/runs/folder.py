@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "bad_batch"
 
     @property
+    def profile(self) -> Path:
+        """Traces of training steps."""
+        return self.path / "profile"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that uses the folder."""
         return self.path / "run.lock"
@@ -105,7 +110,13 @@ class RunFolder:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folders of a run."""
-        return self.checkpoints, self.bad_batch, self.path / "wandb", self.path / "tensorboard"
+        return (
+            self.checkpoints,
+            self.bad_batch,
+            self.profile,
+            self.path / "wandb",
+            self.path / "tensorboard",
+        )
 
     def holds_a_run(self) -> bool:
         """Whether a run has left something here that would be lost."""

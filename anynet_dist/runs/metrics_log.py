@@ -63,9 +63,10 @@ class RunLog:
             append_whole(self.file, "".join(self.waiting))
             self.waiting.clear()
 
-    def note(self, progress: Progress) -> None:
-        """Note in a checkpoint's progress how far the log is and what it holds."""
-        progress.records, progress.log_sha256 = self.records, self.kept.hexdigest()
+    @property
+    def sha256(self) -> str:
+        """The digest of all records so far."""
+        return self.kept.hexdigest()
 
     def flush(self) -> None:
         """Have all records on the disk, those that wait too. Raises OSError where it does not take them."""

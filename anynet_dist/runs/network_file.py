@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,12 @@ def save_network(path: Path, network: nn.Module, description: NetworkDescription
 
 def write_tensors(path: Path, network: nn.Module, metadata: dict[str, str] | None = None) -> None:
     """Write the state dict of a network as safetensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_state_dict(path, network.state_dict(), metadata)
+
+
+def write_state_dict(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name as safetensors."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # safetensors' own save_file makes files that only their owner can read, whatever the umask.
     path.write_bytes(serialize(tensors, metadata=metadata))
 

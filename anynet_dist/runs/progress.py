@@ -1,4 +1,4 @@
-"""How far a run has come, and under which circumstances: what a checkpoint holds beside tensors."""
+"""How far a run has come, and what it runs with: what a checkpoint holds beside tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,7 +14,11 @@ from anynet_dist.config.schema import Precision
 from anynet_dist.data.dataset import DataInfo
 from anynet_dist.system.errors import UserError
 
-PROGRESS, CIRCUMSTANCES, CONFIG = "progress.json", "circumstances.json", "run_config.yaml"
+PROGRESS, CONTEXT, CONFIG = "progress.json", "context.json", "run_config.yaml"
+
+# What version 0.1 called the file and a field.
+OLD_CONTEXT = "circumstances.json"
+OLD_FIELDS = {"ended": "evaluated"}
 
 Facts = TypeVar("Facts")
 
@@ -32,13 +36,13 @@ class Progress:
     skipped: int = 0
     """Of those, the ones whose update the gradient scaler skipped."""
     bad_steps: int = 0
-    """Of those, the ones whose loss or gradients were not finite, by the last meeting of the ranks."""
-    ended: bool = True
+    """Of those, the ones whose loss or gradients were not finite, as of the last rank synchronisation."""
+    evaluated: bool = True
     """Whether the network was evaluated after the last of them, where the end of an epoch asks for it."""
     score: float | None = None
-    """Validation top-1 of this network, as a share of 1, if it was evaluated."""
+    """Validation score of this network (top-1, as a fraction), if it was evaluated."""
     best: float | None = None
-    """Best validation top-1 so far, as a share of 1."""
+    """Best validation score so far."""
     best_epoch: int | None = None
     """Epochs completed when it was reached."""
     evaluations_since_best: int = 0
@@ -57,9 +61,14 @@ class Progress:
         """Optimizer updates done: what the learning rate follows."""
         return self.step - self.skipped
 
+    @property
+    def current_epoch(self) -> int:
+        """The epoch that the last step belongs to, from 1; 0 before the first."""
+        return self.epoch + bool(self.step_in_epoch)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class RunContext:
     """What a run chose or found when it started, and what a resumed one should find again."""
 
     world_size: int
@@ -82,25 +91,25 @@ def data_digest(info: DataInfo) -> str:
 
 def read_progress(path: Path) -> Progress:
     """The progress a checkpoint was saved at. Raises UserError where `path` is no checkpoint of ours."""
-    return _read(path, PROGRESS, Progress)
+    return _read(path / PROGRESS, Progress)
 
 
-def read_circumstances(path: Path) -> Circumstances:
-    """The circumstances of the run that a checkpoint belongs to."""
-    return _read(path, CIRCUMSTANCES, Circumstances)
+def read_context(path: Path) -> RunContext:
+    """The context of the run that a checkpoint belongs to. Raises UserError where it cannot be read."""
+    name = OLD_CONTEXT if (path / OLD_CONTEXT).exists() else CONTEXT
+    return _read(path / name, RunContext)
 
 
-def _read(path: Path, name: str, kind: type[Facts]) -> Facts:
-    file = path / name
+def _read(file: Path, kind: type[Facts]) -> Facts:
     try:
-        facts = json.loads(file.read_bytes())
+        facts = {OLD_FIELDS.get(name, name): value for name, value in _object(file).items()}
         known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
         newer = sorted(facts.keys() - known)
         if newer:
             raise UserError(f"{file} was written by a newer version of anynet_dist: it has '{newer[0]}'")
         return TypeAdapter(kind).validate_python(facts)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is not a checkpoint: it has no {name}") from None
+        raise UserError(f"{file.parent} is not a checkpoint: it has no {file.name}") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
@@ -111,3 +120,7 @@ def _read(path: Path, name: str, kind: type[Facts]) -> Facts:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file} is damaged: {error}") from None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_bytes()).items())

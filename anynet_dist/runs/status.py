@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 UPDATE_S = 10.0
 
 
-class RunState:
+class RunStatus:
     """Keeps status.json up to date, on rank 0.
 
     A file that cannot be written, say because the disk is full, is told and does not end the run.

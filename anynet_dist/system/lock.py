@@ -45,6 +45,12 @@ class Lock:
             self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
             self._thread.start()
 
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def _show_life(self) -> None:
         while not self._released.wait(SIGN_OF_LIFE_S):
             try:

@@ -1,4 +1,7 @@
-"""What goes into a checkpoint and comes out of it: weights, optimizer, random states, progress."""
+"""What goes into a checkpoint and comes out of it: weights, optimizer, random states, progress.
+
+`save` and `restore` mirror each other over one object, the RunState.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,27 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, load
+from accelerate.utils import load
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from anynet_dist.config import Config, dump_config
+from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.checkpoints import Checkpoints
 from anynet_dist.runs.metrics_log import RunLog
-from anynet_dist.runs.network_file import AVERAGE, MODEL, load_tensors, write_tensors
-from anynet_dist.runs.progress import (
-    CIRCUMSTANCES,
-    CONFIG,
-    PROGRESS,
-    Circumstances,
-    Progress,
-    read_circumstances,
-    read_progress,
-)
+from anynet_dist.runs.network_file import AVERAGE, MODEL, load_tensors, write_state_dict
+from anynet_dist.runs.progress import CONFIG, CONTEXT, PROGRESS, Progress, RunContext
 from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.files import write_json, write_text
-from anynet_dist.training.optim.batch_norm import averaged_batch_norm
+from anynet_dist.training.optim.batch_norm import averaged_statistics, own_statistics, restore_statistics
 from anynet_dist.training.optim.ema import WeightAverage
+from anynet_dist.training.task import RunningScores
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +41,45 @@ class CheckpointError(RunError):
     """A checkpoint could not be written; those before it are as they were."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingState:
-    """All that a checkpoint holds the state of."""
+@dataclass(kw_only=True)
+class RunState:
+    """All that a checkpoint holds the state of; `accelerator` has the optimizer and the gradient scaler."""
 
     accelerator: Accelerator
     network: nn.Module
     average: WeightAverage | None
+    scores: RunningScores
+    """Of the training since the last record."""
     progress: Progress
-    circumstances: Circumstances
+    context: RunContext
     config: Config
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The network and its moving average, by the prefix of their scores' names."""
+        return {"": self.network} | ({"ema_": self.average.module} if self.average else {})
 
-def save(state: TrainingState, checkpoints: Checkpoints, log: RunLog) -> Path:
+
+def save(state: RunState, checkpoints: Checkpoints, log: RunLog) -> Path:
     """Write a checkpoint; called on every rank. A killed process leaves the earlier ones as they were.
 
-    The log is on the disk before the checkpoint that counts its records.
-    Raises CheckpointError on all ranks when one of them could not write its part.
+    The log is on the disk before the checkpoint that counts its records. Raises CheckpointError on all ranks
+    when one of them could not write its part.
     """
     step, accelerator = state.progress.step, state.accelerator
     partial = checkpoints.partial(step)
     on_main = accelerator.is_main_process
+    snapshot = replace(
+        state.progress,
+        sums=state.scores.total(accelerator),
+        average_updates=state.average.updates if state.average else 0,
+        records=log.records,
+        log_sha256=log.sha256,
+    )
     try:
         _together(accelerator, lambda: _begin(checkpoints, step, log) if on_main else None)
-        with averaged_batch_norm(_networks(state)) as own_statistics:
-            _together(accelerator, lambda: _write_part(state, partial, own_statistics))
+        averaged = [averaged_statistics(network) for network in state.networks.values()]
+        _together(accelerator, lambda: _write(replace(state, progress=snapshot), partial, averaged))
         _together(accelerator, lambda: checkpoints.publish(partial) if on_main else None)
     except CheckpointError as error:
         if on_main:
@@ -95,29 +106,44 @@ def _together(accelerator: Accelerator, action: Callable[[], object]) -> None:
         raise CheckpointError(failure or "another rank could not write its part")
 
 
-def _networks(state: TrainingState) -> list[nn.Module]:
-    return [state.network] + ([state.average.module] if state.average else [])
+def _write(state: RunState, partial: Path, averaged: list[dict[str, Tensor]]) -> None:
+    """This rank's optimizer state, random states and batch-norm statistics; on rank 0 all else.
 
-
-def _write_part(state: TrainingState, partial: Path, own_statistics: dict[str, torch.Tensor]) -> None:
-    """accelerate's state and this rank's batch-norm statistics; on rank 0 all else.
-
-    Between two evaluations the ranks' statistics differ: each finds its own again, while the weight
-    files hold their average.
+    The weight files hold the batch-norm statistics that are averaged over the ranks.
     """
     accelerator = state.accelerator
     accelerator.save_state(str(partial))
-    if own_statistics:
-        file = partial / _statistics(accelerator.process_index)
-        torch.save(own_statistics, file)
+    if own := own_statistics(list(state.networks.values())):
+        torch.save(own, partial / _statistics(accelerator.process_index))
     if not accelerator.is_main_process:
         return
-    write_tensors(partial / MODEL, state.network)
-    if state.average:
-        write_tensors(partial / AVERAGE, state.average.module)
+    for name, network, statistics in zip((MODEL, AVERAGE), state.networks.values(), averaged, strict=False):
+        write_state_dict(partial / name, network.state_dict() | statistics)
     write_text(partial / CONFIG, dump_config(state.config))
-    write_json(partial / CIRCUMSTANCES, asdict(state.circumstances))
+    write_json(partial / CONTEXT, asdict(state.context))
     write_json(partial / PROGRESS, asdict(state.progress))
+
+
+def restore(checkpoint: Checkpoint, state: RunState) -> None:
+    """Load everything that `save` has written into the parts of `state`; called on every rank."""
+    path, accelerator = checkpoint.path, state.accelerator
+    _restore_random_states(path, accelerator.process_index, checkpoint.context.world_size)
+    try:
+        accelerator.load_state(str(path))
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+        why = shorten(str(error), width=300, placeholder=" ...")
+        raise UserError(f"{path} does not fit this network: {why}") from None
+    # accelerate continues to count micro-batches where it was, which is wrong with another accumulation.
+    accelerator.step = 0
+    if state.average:
+        state.average.updates = checkpoint.progress.average_updates
+        _load_average(path, state.average)
+    statistics = path / _statistics(accelerator.process_index)
+    if statistics.exists() and checkpoint.context.world_size == accelerator.num_processes:
+        saved = torch.load(statistics, map_location="cpu", weights_only=True)
+        restore_statistics(list(state.networks.values()), saved)
+    state.progress = replace(checkpoint.progress)
+    state.scores.restore(state.progress.sums, accelerator)
 
 
 def _statistics(rank: int) -> str:
@@ -142,38 +168,10 @@ def own_model_files(accelerator: Accelerator, network: nn.Module) -> None:
     accelerator.register_load_state_pre_hook(load_ours)
 
 
-def restore(
-    path: Path, accelerator: Accelerator, network: nn.Module, average: WeightAverage | None
-) -> Progress:
-    """Load everything a checkpoint holds and return the progress it was saved at; called on every rank."""
-    (path,) = broadcast_object_list([path])
-    progress, circumstances = read_progress(path), read_circumstances(path)
-    _restore_random_states(path, accelerator.process_index, circumstances.world_size)
-    try:
-        accelerator.load_state(str(path))
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        why = shorten(str(error), width=300, placeholder=" ...")
-        raise UserError(f"{path} does not fit this network: {why}") from None
-    # accelerate goes on counting micro-batches where it was, which is amiss with another accumulation.
-    accelerator.step = 0
-    if average:
-        average.updates = progress.average_updates
-        _load_average(path, average)
-    statistics = path / _statistics(accelerator.process_index)
-    if statistics.exists() and circumstances.world_size == accelerator.num_processes:
-        saved = torch.load(statistics, map_location="cpu", weights_only=True)
-        networks = [network] + ([average.module] if average else [])
-        for number, module in enumerate(networks):
-            prefix = f"{number}."
-            own = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-            module.load_state_dict(own, strict=False)
-    return progress
-
-
 def _restore_random_states(path: Path, rank: int, world_size: int) -> None:
     """Set this rank's random states; accelerate, which does it too, passes over those that it cannot read.
 
-    Raises UserError where a rank that had one finds none that can be read: it would not go on exactly.
+    Raises UserError where a rank that had one finds none that can be read: it would not resume exactly.
     """
     file = path / f"random_states_{rank}.pkl"
     if rank >= world_size:
@@ -187,8 +185,8 @@ def _restore_random_states(path: Path, rank: int, world_size: int) -> None:
     except Exception as error:  # torch, pickle and numpy have many of their own
         why = shorten(str(error) or type(error).__name__, width=300, placeholder=" ...")
         raise UserError(
-            f"{file} cannot be read ({why}), and without this random state the run would not go on exactly:"
-            " go on from another checkpoint, or start a new run from its weights with --model.pretrained"
+            f"{file} cannot be read ({why}), and without this random state the run would not resume exactly:"
+            " resume from another checkpoint, or start a new run from its weights with --model.pretrained"
         ) from None
 
 
@@ -201,5 +199,5 @@ def load_weights(path: Path, network: nn.Module, average: WeightAverage | None) 
 
 def _load_average(path: Path, average: WeightAverage) -> None:
     if not (path / AVERAGE).exists():
-        logger.warning("%s has no moving average: it starts afresh from the weights", path)
+        logger.warning("%s has no moving average: it starts anew from the weights", path)
     average.module.load_state_dict(load_tensors(path / (AVERAGE if (path / AVERAGE).exists() else MODEL)))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from anynet_dist.config import Config
-from anynet_dist.config.yaml_reader import read_config
-from anynet_dist.runs.progress import CONFIG
 from anynet_dist.system.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,14 +28,13 @@ def reference_lr(optimizer: str, global_batch: int) -> float:
 
 
 def choose_defaults(
-    config: Config, steps_per_epoch: int, total_steps: int, checkpoint: Path | None
+    config: Config, steps_per_epoch: int, total_steps: int, before: Mapping[str, Any]
 ) -> Config:
     """The config with optim.lr and schedule.warmup_epochs filled in, each with its reason in the log.
 
-    A resumed run keeps those that it was started with. Raises UserError where the warm-up is longer than the
-    run.
+    `before` are the options of a run that is resumed, which keeps its own. Raises UserError where the warm-up
+    is longer than the run.
     """
-    before = _settings(checkpoint)
     lr, warmup = config.optim.lr, config.schedule.warmup_epochs
     if warmup is None:
         warmup = before.get("schedule.warmup_epochs")
@@ -73,10 +70,3 @@ def _warmup(config: Config, steps_per_epoch: int, total_steps: int) -> float:
     warmup = min(LONGEST_WARMUP, WARMUP_SHARE * epochs)
     logger.info("schedule.warmup_epochs %g: not set, a tenth of the run and at most 5 epochs", warmup)
     return warmup
-
-
-def _settings(checkpoint: Path | None) -> dict[str, Any]:
-    """The options of the run that wrote a checkpoint."""
-    if checkpoint is None:
-        return {}
-    return {key: setting.value for key, setting in read_config(checkpoint / CONFIG, []).items()}

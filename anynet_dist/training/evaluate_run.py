@@ -14,10 +14,12 @@ from anynet_dist.models.registry import load_plugins
 from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.training import build
+from anynet_dist.training.classification import Classification, ClassificationScores
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.engine import forget_engine
-from anynet_dist.training.evaluation import Scores, evaluate, one_class_warning
+from anynet_dist.training.evaluation import evaluate
 from anynet_dist.training.memory_format import FORMATS
+from anynet_dist.training.task import TaskSetting
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ def evaluate_run(
     weights: str = "auto",
     overrides: Sequence[str] = (),
     allow_plugins: bool = False,
-) -> Scores:
+) -> ClassificationScores:
     """Scores of a run's or a checkpoint's network on the split `train`, `val` or `test`, over all processes.
 
     The run's own config says which data, resolution and precision; `overrides` are put on top of it. Plug-ins
@@ -48,13 +50,15 @@ def evaluate_run(
     accelerator = devices.build_accelerator(config, precision, accumulation=1)
     memory_format = FORMATS[_memory_format(Path(path), config)]
     network.to(accelerator.device).to(memory_format=memory_format)
+    task = Classification(TaskSetting(num_classes=len(description.classes), classes=description.classes))
     loader = build.build_eval_loader(config, splits[split], accelerator, memory_format)
     try:
-        scores = evaluate(network, loader, accelerator, len(description.classes))
+        scores = evaluate(network, loader, accelerator, task)
     finally:
         loader.close()
     accelerator.end_training()
-    warning = one_class_warning(scores, description.classes)
+    assert isinstance(scores, ClassificationScores)
+    warning = task.warning(scores)
     if warning and accelerator.is_main_process:
         logger.warning("%s: %s", split, warning)
     assert scores.classes is not None

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from anynet_dist.system.cache import cache_folder
 from anynet_dist.system.files import write_json
+from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ def choose_memory_format(
     """
     if asked != "auto":
         return FORMATS[asked], "as configured"
-    choice = [_choose(network, accelerator, shape) if accelerator.is_main_process else ("", "")]
-    broadcast_object_list(choice)
-    name, reason = choice[0]
+    name, reason = rank_zero_decides(lambda: _choose(network, accelerator, shape))
     return FORMATS[name], reason
 
 

@@ -1,191 +1,260 @@
-"""Everything a run trains with, made from its Config: devices, network, optimizer, loaders, schedule."""
+"""The parts that a run is made of, each from its Config; the Trainer puts them together, in this order."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from logging.handlers import MemoryHandler
 
-from accelerate.utils import set_seed
+import torch
+from accelerate import Accelerator
 
 from anynet_dist import __version__
-from anynet_dist.config import Config
+from anynet_dist.config import Config, dump_config
 from anynet_dist.data.loaders.base import Loader
-from anynet_dist.data.transforms.mix import Mixing
-from anynet_dist.models.anynet import build_anynet
-from anynet_dist.runs.checkpoints import Checkpoints, find_checkpoint
-from anynet_dist.runs.config_diff import check_changes
-from anynet_dist.runs.folder import RunFolder
-from anynet_dist.runs.progress import Circumstances, Progress, data_digest, read_circumstances
+from anynet_dist.models.anynet import AnyNet, build_anynet
+from anynet_dist.runs.checkpoint import Checkpoint
+from anynet_dist.runs.checkpoints import Checkpoints
+from anynet_dist.runs.folder import RunFolder, check_folder, clear_folder
+from anynet_dist.runs.network_file import NetworkDescription, write_description
+from anynet_dist.runs.plugin_files import choose_plugins, keep_plugins, read_plugins
+from anynet_dist.runs.progress import Progress, RunContext, data_digest
+from anynet_dist.runs.resume import find_checkpoint
+from anynet_dist.runs.trackers import check_trackers
 from anynet_dist.system import distributed
+from anynet_dist.system.environment import environment_report
+from anynet_dist.system.files import write_json, write_text
+from anynet_dist.system.logging import log_to_file
 from anynet_dist.system.threads import wait_policy
 from anynet_dist.training import build
-from anynet_dist.training.checkpointing import own_model_files
+from anynet_dist.training.classification import Classification
 from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.distributed import accelerator as devices
-from anynet_dist.training.distributed.batch_plan import plan_batches
-from anynet_dist.training.distributed.engine import choose_engine
+from anynet_dist.training.distributed.batch_plan import BatchPlan, plan_batches
+from anynet_dist.training.distributed.ddp import Engine
+from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.memory_format import choose_memory_format, format_name
-from anynet_dist.training.optim.ema import WeightAverage
-from anynet_dist.training.optim.optimizers import build_optimizer
 from anynet_dist.training.optim.schedules import build_schedule
+from anynet_dist.training.task import Task, TaskSetting
 
 logger = logging.getLogger(__name__)
 
+Splits = dict[str, build.Split]
 
-class RunSetup:
-    """What the training loop works with, for however many processes the launcher started.
 
-    Raises UserError for whatever the user can put right, before the run folder is touched.
+@dataclass(frozen=True)
+class RunPlan:
+    """Batches, steps and learning rate of a run."""
+
+    batches: BatchPlan
+    images: int
+    """Training images."""
+    steps_per_epoch: int
+    total_steps: int
+    peak_lr: float
+    schedule: Callable[[int], float]
+
+    def learning_rate(self, updates: int) -> float:
+        """The learning rate of the next update, after so many."""
+        return self.peak_lr * self.schedule(updates)
+
+    def micro_batch_number(self, step: int, micro_batch: int, rank: int) -> int:
+        """The number of a rank's micro-batch of a step among those of all ranks and steps, from 0."""
+        return (step * self.batches.accumulation + micro_batch) * self.batches.world_size + rank
+
+    def loss_weight(self, count: int, step_in_epoch: int) -> float:
+        """The weight of the mean loss over `count` images: 1 but for the last, smaller step of an epoch."""
+        return self.batches.loss_weight(count, self.images - step_in_epoch * self.batches.global_batch)
+
+
+def check_config(config: Config, folder: RunFolder) -> Config:
+    """The config with the plug-ins that the run uses; checked as far as that needs neither data nor devices.
+
+    Raises UserError for whatever the user can put right.
+    """
+    config = choose_plugins(config, folder)
+    build.check_network(config)
+    check_trackers(config)
+    check_folder(folder, config)
+    return config
+
+
+def choose_checkpoint(config: Config, checkpoints: Checkpoints, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to resume from: rank 0 verifies and chooses it, for all ranks.
+
+    Raises UserError as `find_checkpoint` does.
     """
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
-        self.folder = folder
-        self.loaders: dict[str, Loader] = {}
-        try:
-            self._build(config)
-        except BaseException:
-            self.close()
-            raise
+    def choose() -> Checkpoint | None:
+        checkpoints.recover()
+        return find_checkpoint(config.run.resume, checkpoints, folder)
 
-    def _build(self, config: Config) -> None:
-        self.splits = build.open_splits(config)
-        self.config = build.resolve(config, self.splits["train"].info)
-        self.description = build.describe_network(self.config, self.splits)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
-        if distributed.is_main():
-            self.checkpoints.recover()
-        self.checkpoint = find_checkpoint(config.run.resume, self.checkpoints, self.folder)
-        self.before = read_circumstances(self.checkpoint) if self.checkpoint else None
-        self._plan_run()
-        self._start_accelerator()
-        self._build_network()
-        self._build_loaders()
-        self.circumstances = self._describe_circumstances()
-        if self.checkpoint and self.before:
-            check_changes(self.checkpoint, self.before, self.config, self.circumstances)
+    return rank_zero_decides(choose)
 
-    def _plan_run(self) -> None:
-        """Batches, steps and learning rate. What cannot be is refused here, before anything takes time."""
-        config = self.config
-        world = distributed.world_size()
-        self.plan = plan_batches(config.train.global_batch, world, self._device_batch())
-        order = build.train_plan(config, self.splits["train"], self.plan)
-        build.check_batch_norm(config, self.plan, order)
-        self.steps_per_epoch = order.num_updates
-        self.total_steps = config.train.epochs * self.steps_per_epoch
-        if config.train.max_steps:
-            self.total_steps = min(self.total_steps, config.train.max_steps)
-        self.config = choose_defaults(config, self.steps_per_epoch, self.total_steps, self.checkpoint)
-        self.schedule = build_schedule(self.config.schedule, self.steps_per_epoch, self.total_steps)
 
-    def _start_accelerator(self) -> None:
-        config = self.config
-        self.precision, why = devices.choose_precision(config)
-        if config.train.precision == "auto" and self.before and self.before.precision != self.precision:
-            again = replace(config, train=replace(config.train, precision=self.before.precision))
-            self.precision, why = devices.choose_precision(again)[0], "as the run was started with"
-        self.engine = choose_engine(config)
-        if self.before:
-            self.engine.check_checkpoint(self.before.engine, self.before.world_size)
-        self.accelerator = self.engine.start(self.precision, self.plan)
-        set_seed(config.run.seed)
-        logger.info("anynet %s, %s", __version__, devices.describe_devices(self.accelerator))
-        if self.engine.name != "DDP":
-            logger.info("engine %s: as the launcher asks", self.engine.name)
-        logger.info("precision %s: %s", self.precision, why)
-        logger.info("batch: %s", self.plan)
-        if self.accelerator.device.type == "cpu" and wait_policy():
-            logger.info("threads: %s", wait_policy())
+def plan_run(config: Config, split: build.Split, checkpoint: Checkpoint | None) -> tuple[Config, RunPlan]:
+    """The plan, and the config with the defaults that depend on it. Raises UserError for one that cannot be.
 
-    def _device_batch(self) -> int | None:
-        """The largest batch on one device. A resumed run keeps its own, which batch norm depends on."""
-        limit = self.config.train.max_device_batch
-        return limit or (self.before.device_batch if self.before else None)
+    A resumed run keeps the batch of one device, which batch norm depends on.
+    """
+    limit = config.train.max_device_batch
+    limit = limit or (checkpoint.context.device_batch if checkpoint else None)
+    batches = plan_batches(config.train.global_batch, distributed.world_size(), limit)
+    order = build.train_plan(config, split, batches)
+    build.check_batch_norm(config, batches, order)
+    steps_per_epoch = order.num_updates
+    total_steps = config.train.epochs * steps_per_epoch
+    total_steps = min(total_steps, config.train.max_steps or total_steps)
+    options = checkpoint.options if checkpoint else {}
+    config = choose_defaults(config, steps_per_epoch, total_steps, options)
+    schedule = build_schedule(config.schedule, steps_per_epoch, total_steps)
+    assert config.optim.lr is not None
+    plan = RunPlan(batches, len(split), steps_per_epoch, total_steps, config.optim.lr, schedule)
+    return config, plan
 
-    def _build_network(self) -> None:
-        config, accelerator = self.config, self.accelerator
-        self.network = build_anynet(**self.description.model)
-        if config.model.pretrained:
-            load_pretrained(self.network, config.model.pretrained)
-        freeze(self.network, config.model.freeze)
-        self._choose_memory_format()
-        self.network.to(accelerator.device).to(memory_format=self.memory_format)
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
-        ema = config.ema
-        self.average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
-        augment = config.data.augment
-        self.mixing = Mixing(config.model.num_classes or 0, augment.mixup, augment.cutmix, config.run.seed)
-        self.criterion = build.build_criterion(config, self.splits["train"], accelerator.device)
-        # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
-        fused = accelerator.scaler is None and self.engine.fused_optimizer
-        self.model, self.optimizer = self.engine.prepare(
-            self.network, lambda trained: build_optimizer(trained, config.optim, fused)
+
+def start_accelerator(
+    config: Config, engine: Engine, plan: RunPlan, checkpoint: Checkpoint | None
+) -> tuple[str, Accelerator]:
+    """Precision and accelerator; logs what was chosen. Raises UserError where the device cannot do it."""
+    precision, why = devices.choose_precision(config)
+    before = checkpoint.context if checkpoint else None
+    if before:
+        engine.check_checkpoint(before.engine, before.world_size)
+        if config.train.precision == "auto" and before.precision != precision:
+            again = replace(config, train=replace(config.train, precision=before.precision))
+            precision, why = devices.choose_precision(again)[0], "as the run was started with"
+    accelerator = engine.start(precision, plan.batches)
+    logger.info("anynet %s, %s", __version__, devices.describe_devices(accelerator))
+    if engine.name != "DDP":
+        logger.info("engine %s: as the launcher asks", engine.name)
+    logger.info("precision %s: %s", precision, why)
+    logger.info("batch: %s", plan.batches)
+    if accelerator.device.type == "cpu" and wait_policy():
+        logger.info("threads: %s", wait_policy())
+    return precision, accelerator
+
+
+def build_network(config: Config, description: NetworkDescription) -> AnyNet:
+    """The network with its first weights, or trained ones, its frozen parts without gradients."""
+    network = build_anynet(**description.model)
+    if config.model.pretrained:
+        load_pretrained(network, config.model.pretrained)
+    freeze(network, config.model.freeze)
+    return network
+
+
+def place_network(
+    network: AnyNet, config: Config, accelerator: Accelerator, plan: RunPlan, checkpoint: Checkpoint | None
+) -> torch.memory_format:
+    """Move the network to its device, in the memory format that is returned; a resumed run keeps its own."""
+    resolution = config.data.train_res or 0
+    shape = (plan.batches.device_batch, 3, resolution, resolution)
+    asked: str = config.train.memory_format
+    kept = checkpoint.context.memory_format if asked == "auto" and checkpoint else None
+    memory_format, why = choose_memory_format(kept or asked, network, accelerator, shape)
+    why = "as the run was started with" if kept else why
+    logger.info("memory format %s: %s", format_name(memory_format), why)
+    network.to(accelerator.device).to(memory_format=memory_format)
+    return memory_format
+
+
+def build_task(config: Config, split: build.Split, device: torch.device) -> Task:
+    """What the run learns."""
+    augment = config.data.augment
+    return Classification(
+        TaskSetting(
+            num_classes=config.model.num_classes or 0,
+            classes=split.info.classes,
+            labels=split.labels,
+            loss=build.build_criterion(config, split, device),
+            mixup=augment.mixup,
+            cutmix=augment.cutmix,
+            seed=config.run.seed,
         )
-        self.frozen = [self.engine.trained.get_submodule(part) for part in config.model.freeze]
-        own_model_files(accelerator, self.network)
+    )
 
-    def _choose_memory_format(self) -> None:
-        resolution = self.config.data.train_res or 0
-        shape = (self.plan.device_batch, 3, resolution, resolution)
-        asked: str = self.config.train.memory_format
-        kept = self.before.memory_format if asked == "auto" and self.before else None
-        self.memory_format, why = choose_memory_format(kept or asked, self.network, self.accelerator, shape)
-        why = "as the run was started with" if kept else why
-        logger.info("memory format %s: %s", format_name(self.memory_format), why)
 
-    def _build_loaders(self) -> None:
-        config = self.config
-        for name, split in self.splits.items():
-            if name != "train":
-                self.loaders[name] = build.build_eval_loader(
-                    config, split, self.accelerator, self.memory_format
-                )
-        self.loaders["train"] = build.build_train_loader(
-            config, self.splits["train"], self.plan, self.accelerator, self.memory_format
-        )
-        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        logger.info("data: %s images in %d classes", sizes, len(self.description.classes))
+def build_loaders(
+    config: Config,
+    splits: Splits,
+    plan: RunPlan,
+    accelerator: Accelerator,
+    memory_format: torch.memory_format,
+    owned: ExitStack,
+) -> dict[str, Loader]:
+    """A loader for each split, of this rank's images; `owned` closes them."""
+    loaders: dict[str, Loader] = {}
+    for name, split in splits.items():
+        if name != "train":
+            loaders[name] = build.build_eval_loader(config, split, accelerator, memory_format)
+            owned.callback(loaders[name].close)
+    train = splits["train"]
+    loaders["train"] = build.build_train_loader(config, train, plan.batches, accelerator, memory_format)
+    owned.callback(loaders["train"].close)
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
+    logger.info("data: %s images in %d classes", sizes, len(train.info.classes))
+    return loaders
 
-    def _describe_circumstances(self) -> Circumstances:
-        return Circumstances(
-            world_size=self.plan.world_size,
-            device_batch=self.plan.device_batch,
-            precision=self.precision,
-            memory_format=format_name(self.memory_format),
-            total_steps=self.total_steps,
-            engine=self.engine.name,
-            data={name: data_digest(split.info) for name, split in self.splits.items()},
-        )
 
-    def tell_new_length(self, progress: Progress) -> None:
-        """Say what a resumed run's new number of steps does to its learning rate."""
-        if self.before is None or self.before.total_steps == self.total_steps:
-            return
-        before = build_schedule(self.config.schedule, self.steps_per_epoch, self.before.total_steps)
-        lr = self.peak_lr
-        logger.info(
-            "the run is now to end at step %d instead of %d: the learning rate goes on at %.4g, where it"
-            " would have been %.4g",
-            self.total_steps,
-            self.before.total_steps,
-            lr * self.schedule(progress.updates),
-            lr * before(progress.updates),
-        )
+def describe_run(
+    splits: Splits, plan: RunPlan, engine: Engine, precision: str, memory_format: torch.memory_format
+) -> RunContext:
+    """What a resumed run should find again."""
+    return RunContext(
+        world_size=plan.batches.world_size,
+        device_batch=plan.batches.device_batch,
+        precision=precision,  # type: ignore[arg-type]
+        memory_format=format_name(memory_format),
+        total_steps=plan.total_steps,
+        engine=engine.name,
+        data={name: data_digest(split.info) for name, split in splits.items()},
+    )
 
-    @property
-    def choices(self) -> dict[str, str]:
-        """What was chosen for this machine."""
-        return {"precision": self.precision, "memory_format": format_name(self.memory_format)}
 
-    @property
-    def peak_lr(self) -> float:
-        """The learning rate that the schedule is a factor of."""
-        assert self.config.optim.lr is not None
-        return self.config.optim.lr
+def prepare_folder(
+    folder: RunFolder,
+    config: Config,
+    description: NetworkDescription,
+    context: RunContext,
+    device: torch.device,
+    old: Checkpoints | None,
+    early_log: MemoryHandler,
+) -> Callable[[], None]:
+    """Make the folder ready, on rank 0; returns what closes its log.
 
-    def close(self) -> None:
-        """End the loaders' threads and processes."""
-        for loader in self.loaders.values():
-            loader.close()
+    An earlier run is removed only now that everything else has worked, with its checkpoints, `old`; None
+    where the run is resumed.
+    """
+    plugins = read_plugins(config)
+    if old is not None:
+        clear_folder(folder)
+        old.clear()
+    folder.mark(saved=old is None)
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    close_log = log_to_file(folder.console, early_log)
+    write_text(folder.config, dump_config(config))
+    keep_plugins(plugins, folder)
+    write_description(folder.description, description)
+    report = environment_report(context.world_size, str(device))
+    choices = {"precision": context.precision, "memory_format": context.memory_format}
+    write_json(folder.environment, {**report, **choices})
+    return close_log
+
+
+def log_schedule_change(config: Config, plan: RunPlan, before: RunContext, progress: Progress) -> None:
+    """Log what a resumed run's new number of steps does to its learning rate."""
+    if before.total_steps == plan.total_steps:
+        return
+    schedule = build_schedule(config.schedule, plan.steps_per_epoch, before.total_steps)
+    logger.info(
+        "the run is now to end at step %d instead of %d: the learning rate continues at %.4g, where it"
+        " would have been %.4g",
+        plan.total_steps,
+        before.total_steps,
+        plan.learning_rate(progress.updates),
+        plan.peak_lr * schedule(progress.updates),
+    )

@@ -9,6 +9,7 @@ from anynet_dist.config import load_config
 from anynet_dist.data.beton.build import build_source
 from anynet_dist.data.sources import load_source
 from anynet_dist.runs.metrics_log import Record, read_records
+from anynet_dist.training.console import ProgressBar
 from anynet_dist.training.trainer import Trainer
 
 pytestmark = [
@@ -51,7 +52,7 @@ def test_steps_that_the_fp16_scaler_skips_do_not_move_the_learning_rate(
     records = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in r]
     assert records[-1]["skipped_steps"] > 0
     updates = records[-1]["step"] - 1 - records[-1]["skipped_steps"]
-    assert records[-1]["lr"] == pytest.approx(trainer.setup.peak_lr * trainer.setup.schedule(updates))
+    assert records[-1]["lr"] == pytest.approx(trainer.plan.learning_rate(updates))
 
 
 @pytest.mark.parametrize("loader", ["ffcv", "torch"])
@@ -62,13 +63,13 @@ def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loa
     trainer = demo(root, digits, tmp_path / "run", *options)
     batches = iter(trainer.loaders["train"])
     trainer.model.train()
+    trainer.bar = ProgressBar(trainer.plan.total_steps, 0)
     for _ in range(3):  # the first steps set up kernels and buffers
-        trainer._train_batch(*next(batches))
+        trainer.step(batches)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for images, labels in batches:
-            trainer._train_batch(images, labels)
-            trainer._count_step()
+        for _ in range(trainer.plan.steps_per_epoch - 3):
+            trainer.step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.progress.step > 10

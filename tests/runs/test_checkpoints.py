@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from anynet_dist.config import load_config
-from anynet_dist.runs.checkpoints import find_damage
+from anynet_dist.runs.checkpoint import find_damage
 from anynet_dist.runs.manifest import write_manifest
 from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.runs.progress import read_progress
@@ -140,16 +140,16 @@ def test_going_on_from_an_earlier_checkpoint_sets_the_later_ones_aside(
 def full_disk_after(config: Path, step: int, *overrides: str) -> Trainer:
     """A run whose files can hold no more than a kilobyte once it has taken a step."""
     trainer = Trainer(load_config(config, [*SAVE_ALL, *overrides]).config)
-    save = trainer._save
+    save = trainer.save
 
-    def save_on_full_disk() -> None:
+    def save_on_full_disk(required: bool = False) -> None:
         if trainer.progress.step < step:
-            save()
+            save(required)
         else:
             with largest_file(1000):
-                save()
+                save(required)
 
-    trainer._save = save_on_full_disk  # type: ignore[method-assign]
+    trainer.save = save_on_full_disk  # type: ignore[method-assign]
     return trainer
 
 
@@ -277,7 +277,7 @@ def test_a_random_state_that_cannot_be_read_is_refused(
         torch.save({"step": 3}, file)
     (last / "manifest.json").unlink()
     write_manifest(last)
-    with pytest.raises(UserError, match=r"random_states_0\.pkl cannot be read .* would not go on exactly"):
+    with pytest.raises(UserError, match=r"random_states_0\.pkl cannot be read .* would not resume exactly"):
         fit(blobs_config, "--resume", str(last), "--train.epochs", "3")
 
 

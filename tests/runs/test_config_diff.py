@@ -9,9 +9,11 @@ from accelerate.state import AcceleratorState
 
 from anynet_dist.config import Config, dump_config, load_config
 from anynet_dist.config.schema import DataConfig, ModelConfig, RunConfig
+from anynet_dist.config.yaml_reader import read_config
+from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.config_diff import check_changes
 from anynet_dist.runs.manifest import write_manifest
-from anynet_dist.runs.progress import Circumstances, read_circumstances
+from anynet_dist.runs.progress import Progress, RunContext, read_context
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import log_without_times
@@ -80,8 +82,8 @@ def test_the_same_images_may_lie_elsewhere_but_not_other_ones(
 @pytest.mark.parametrize(
     ("schedule", "told"),
     [
-        ("cosine", "goes on at 0.025, where it would have been 0"),
-        ("constant", "goes on at 0.05, where it would have been 0.05"),
+        ("cosine", "continues at 0.025, where it would have been 0"),
+        ("constant", "continues at 0.05, where it would have been 0.05"),
     ],
 )
 def test_more_epochs_say_what_becomes_of_the_learning_rate(
@@ -101,15 +103,15 @@ def test_a_resumed_run_keeps_the_choices_made_for_it(
     automatic = ("--train.memory_format", "auto", "--train.precision", "auto")
     trainer(blobs_config, *automatic, "--train.epochs", "1").fit()
     folder = tmp_path / "run" / "checkpoints" / "last"
-    before = read_circumstances(folder)
+    before = read_context(folder)
     other = "fp32" if before.precision == "bf16" else "bf16"
-    facts = (folder / "circumstances.json").read_text().replace(before.precision, other)
-    (folder / "circumstances.json").write_text(facts)
+    facts = (folder / "context.json").read_text().replace(before.precision, other)
+    (folder / "context.json").write_text(facts)
     (folder / "manifest.json").unlink()
     write_manifest(folder)
     AcceleratorState._reset_state(reset_partial_state=True)
     resumed = trainer(blobs_config, *automatic, "--train.epochs", "2", "--resume", "auto")
-    assert resumed.setup.precision == other
+    assert resumed.state.context.precision == other
     resumed.fit()
     assert f"precision {other}: as the run was started with" in caplog.text
     assert f"memory format {before.memory_format}: as the run was started with" in caplog.text
@@ -118,7 +120,7 @@ def test_a_resumed_run_keeps_the_choices_made_for_it(
 def test_credentials_are_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are not in the checkpoint; in those of earlier versions they are."""
     caplog.set_level("INFO", "anynet_dist")
-    facts = Circumstances(
+    facts = RunContext(
         world_size=1, device_batch=1, precision="fp32", memory_format="contiguous", total_steps=1
     )
     source, elsewhere = "https://u:pw@h/x", "https://u:pw@h/y"
@@ -126,11 +128,15 @@ def test_credentials_are_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixt
     saved = dump_config(config)
     for text in (saved, saved.replace("https://***@h/x", source)):
         (tmp_path / "run_config.yaml").write_text(text)
-        check_changes(tmp_path, facts, config, facts)
+        options = {
+            key: setting.value for key, setting in read_config(tmp_path / "run_config.yaml", []).items()
+        }
+        checkpoint = Checkpoint(path=tmp_path, progress=Progress(), context=facts, options=options)
+        check_changes(checkpoint, config, facts)
     assert not caplog.messages
     other = replace(config, model=ModelConfig(pretrained=elsewhere))
     with pytest.raises(UserError, match=r"pretrained: https://\*\*\*@h/x -> https://\*\*\*@h/y"):
-        check_changes(tmp_path, facts, other, facts)
-    check_changes(tmp_path, facts, replace(other, run=RunConfig(allow_config_change=True)), facts)
+        check_changes(checkpoint, other, facts)
+    check_changes(checkpoint, replace(other, run=RunConfig(allow_config_change=True)), facts)
     assert "https://***@h/y" in caplog.text
     assert "pw" not in caplog.text

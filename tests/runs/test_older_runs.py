@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anynet_dist import load_model
-from anynet_dist.runs.checkpoints import find_damage
+from anynet_dist.runs.checkpoint import find_damage
 from anynet_dist.runs.metrics_log import read_records
 from tests.conftest import Launch
 

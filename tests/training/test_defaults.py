@@ -200,8 +200,8 @@ def test_a_network_with_one_answer_is_named_and_scored_class_by_class(
 
 def test_balanced_class_weights_follow_the_training_images(blobs_config: Path) -> None:
     weighted = trainer(blobs_config, "--train.class_weights", "balanced", "--train.epochs", "1")
-    labels = weighted.setup.splits["train"].labels
+    labels = weighted.task.setting.labels
     expected = balanced_weights(labels, 3)
-    assert torch.equal(torch.as_tensor(weighted.setup.criterion.class_weights), expected)
+    assert torch.equal(torch.as_tensor(weighted.task.setting.loss.class_weights), expected)
     assert len(set(expected.tolist())) > 1
     weighted.fit()

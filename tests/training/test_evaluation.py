@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -6,9 +7,23 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from anynet_dist.training.evaluation import RunningScores, evaluate
+from anynet_dist.training.classification import (
+    Classification,
+    ClassificationScores,
+    RunningClassificationScores,
+)
+from anynet_dist.training.evaluation import evaluate as evaluate_task
+from anynet_dist.training.task import TaskSetting
 
 Problem = tuple[nn.Sequential, Tensor, Tensor]
+
+
+def evaluate(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator
+) -> ClassificationScores:
+    scores = evaluate_task(network, batches, accelerator, Classification(TaskSetting(num_classes=7)))
+    assert isinstance(scores, ClassificationScores)
+    return scores
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +73,20 @@ def test_a_rank_without_samples_counts_nothing(accelerator: Accelerator, problem
 
 
 def test_fewer_than_five_classes_still_have_a_top5(accelerator: Accelerator) -> None:
-    scores = RunningScores(torch.device("cpu"))
+    scores = RunningClassificationScores(torch.device("cpu"))
     logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])
     scores.update(logits, labels, torch.tensor(3.0))
-    assert scores.reduce(accelerator).top5 == 1
+    assert scores.reduce(accelerator).record("")["top5"] == 1
     assert scores.reduce(accelerator).count == 0
 
 
 def test_a_training_step_that_is_left_out_does_not_hide_the_others(accelerator: Accelerator) -> None:
-    scores = RunningScores(torch.device("cpu"))
+    scores = RunningClassificationScores(torch.device("cpu"))
     logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0])
     scores.update_if_finite(logits, labels, torch.tensor(3.0))
     scores.update_if_finite(logits * math.nan, labels, torch.tensor(math.nan))
     result = scores.reduce(accelerator)
+    assert isinstance(result, ClassificationScores)
     assert (result.count, result.top1, result.loss, result.not_finite) == (2, 1, 1.5, 0)
 
 

@@ -9,11 +9,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
     TorchDynamoPlugin,
 )
 
@@ -65,30 +64,40 @@ def choose_precision(config: Config) -> tuple[Precision, str]:
     return "fp32", f"this {device} has no bf16 arithmetic"
 
 
+def connect(config: Config, backend: str | None = None, cpu: bool | None = None) -> None:
+    """Let the processes of the run find each other; from here on they can exchange objects.
+
+    `backend` and `cpu` are what an engine other than DDP needs (see ddp.py). Raises UserError where the
+    launcher's environment variables are not those of one launcher, or accelerate sees something else.
+    """
+    distributed.check_launcher()
+    put_aside()
+    rank, world_size = distributed.rank(), distributed.world_size()
+    meeting = rendezvous.arguments() | ({"backend": backend} if backend else {})
+    timeout = timedelta(minutes=config.run.timeout)
+    state = PartialState(cpu=on_cpu(config) if cpu is None else cpu, timeout=timeout, **meeting)
+    _check_world(state, rank, world_size)
+
+
 def build_accelerator(
     config: Config,
     precision: str,
     accumulation: int,
     kind: Callable[..., Accelerator] = Accelerator,
-    backend: str | None = None,
     **engine: Any,
 ) -> Accelerator:
-    """The Accelerator of a run, for however many processes the launcher started.
+    """The Accelerator of a run; connects its processes unless that was done.
 
     Our loaders always hold all micro-batches of a global batch, so gradients are synchronised by count
     alone and nothing is carried over the end of an epoch. Batch-norm buffers are averaged before
-    evaluation, so DDP need not broadcast them at each step. `kind`, `backend` and `engine` are what an
-    engine other than DDP wants different (see training/engine.py). Raises UserError where the launcher's
-    environment variables are not those of one launcher, or accelerate makes something else of them.
+    evaluation, so DDP need not broadcast them at each step. `kind` and `engine` are what an engine other
+    than DDP needs. Raises UserError as `connect` does.
     """
-    distributed.check_launcher()
-    put_aside()
-    expected = (distributed.rank(), distributed.world_size())
+    connect(config)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not config.train.deterministic
-    meeting = rendezvous.arguments() | ({"backend": backend} if backend else {})
     arguments: dict[str, Any] = {
         "cpu": on_cpu(config),
         "mixed_precision": ACCELERATE_NAMES[precision],
@@ -98,20 +107,17 @@ def build_accelerator(
         "dynamo_plugin": TorchDynamoPlugin(backend="inductor" if config.train.compile else "no"),
         "kwargs_handlers": [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=config.run.timeout), **meeting),
         ],
     }
-    accelerator = kind(**arguments | engine)
-    _check_world(accelerator, *expected)
-    return accelerator
+    return kind(**arguments | engine)
 
 
-def _check_world(accelerator: Accelerator, rank: int, world_size: int) -> None:
+def _check_world(state: PartialState, rank: int, world_size: int) -> None:
     """Raise UserError where accelerate sees other processes than the environment: each would train alone."""
-    if (accelerator.process_index, accelerator.num_processes) != (rank, world_size):
+    if (state.process_index, state.num_processes) != (rank, world_size):
         raise UserError(
             f"the environment says rank {rank} of {world_size} processes (RANK, WORLD_SIZE), but accelerate"
-            f" makes this rank {accelerator.process_index} of {accelerator.num_processes}:"
+            f" makes this rank {state.process_index} of {state.num_processes}:"
             f" {distributed.REMEDY}"
         )
 

@@ -39,8 +39,13 @@ class Engine:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def connect(self) -> None:
+        """Let the processes find each other. Raises UserError where the engine cannot run on this machine."""
+        devices.connect(self.config)
+
     def start(self, precision: str, plan: BatchPlan) -> Accelerator:
-        """Start the processes' cooperation. Raises UserError where the config asks for what cannot be."""
+        """The accelerator of the connected processes. Raises UserError where the config asks for what the
+        engine does not do."""
         self.accelerator = devices.build_accelerator(self.config, precision, plan.accumulation)
         return self.accelerator
 

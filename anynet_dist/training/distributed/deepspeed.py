@@ -54,9 +54,8 @@ class DeepSpeedEngine(Engine):
         self.settings = settings
         self.name = f"DeepSpeed ZeRO-{settings['zero_optimization']['stage']}"
 
-    def start(self, precision: str, plan: BatchPlan) -> Accelerator:
-        """As in Engine; batch, accumulation, clipping and precision come from our config."""
-        reject_ddp_only_options(self.config, self.name, precision)
+    def connect(self) -> None:
+        """As in Engine."""
         cpu = devices.on_cpu(self.config)
         if cpu and torch.accelerator.is_available():
             raise UserError(
@@ -64,17 +63,21 @@ class DeepSpeedEngine(Engine):
             )
         if cpu:
             _stay_on_cpu()
+        devices.connect(self.config, backend="gloo" if cpu else None, cpu=False)  # True turns DeepSpeed off
+
+    def start(self, precision: str, plan: BatchPlan) -> Accelerator:
+        """As in Engine; batch, accumulation, clipping and precision come from our config."""
+        reject_ddp_only_options(self.config, self.name, precision)
         filled = fill_settings(self.settings, self.config, precision, plan)
         self.accelerator = devices.build_accelerator(
             self.config,
             "fp32",
             plan.accumulation,
             kind=lambda **arguments: AutocastAccelerator(precision, **arguments),
-            backend="gloo" if cpu else None,
-            cpu=False,  # True would turn DeepSpeed off
+            cpu=False,
             deepspeed_plugin=_plugin(filled),
         )
-        # Its warnings tell of torch's own optimizers, which we use on purpose.
+        # It warns of torch's own optimizers, which we use on purpose.
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         return self.accelerator
 

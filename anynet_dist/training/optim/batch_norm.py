@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,8 +11,38 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+def _batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The layers, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def averaged_statistics(network: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances averaged over all ranks, by their names in the state dict.
+
+    Nothing where there is one rank. One collective for all layers, called on every rank.
+    """
+    names = ("running_mean", "running_var")
+    running = {
+        f"{layer}.{name}": getattr(module, name)
+        for layer, module in _batch_norms(network).items()
+        for name in names
+        if getattr(module, name) is not None
+    }
+    if not running or _world_size() == 1:
+        return {}
+    flat = torch.cat([buffer.reshape(-1).float() for buffer in running.values()])
+    dist.all_reduce(flat)
+    flat /= _world_size()
+    parts = flat.split([buffer.numel() for buffer in running.values()])
+    return {
+        name: part.view_as(buffer).to(buffer.dtype)
+        for (name, buffer), part in zip(running.items(), parts, strict=True)
+    }
 
 
 @torch.no_grad()
@@ -20,42 +50,33 @@ def average_batch_norm(network: nn.Module) -> None:
     """Replace each running mean and variance by its average over all ranks.
 
     Every rank sees other images, so their running statistics drift apart; without this the ranks would
-    evaluate, and rank 0 would save, different networks. One collective for all layers.
+    evaluate, and rank 0 would save, different networks.
     """
-    layers = _batch_norms(network)
-    if not layers or not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
-    statistics = [buffer for buffer in running if buffer is not None]
-    flat = torch.cat([buffer.reshape(-1).float() for buffer in statistics])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, averaged in zip(statistics, flat.split([b.numel() for b in statistics]), strict=True):
-        buffer.copy_(averaged.view_as(buffer))
+    for name, averaged in averaged_statistics(network).items():
+        network.get_buffer(name).copy_(averaged)
 
 
-@contextmanager
-def averaged_batch_norm(networks: Sequence[nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """Average the statistics over all ranks for the block only, and yield this rank's own.
+def own_statistics(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """This rank's buffers, named by the network's number and their name in it; none where there is one rank.
 
-    They are named by the network's number and their name in it; there are none where there is one rank.
+    Between two evaluations the ranks' statistics differ: each resumes from its own.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        yield {}
-        return
-    own = {
+    if _world_size() == 1:
+        return {}
+    return {
         f"{number}.{name}": buffer
         for number, network in enumerate(networks)
         for name, buffer in network.named_buffers()
     }
-    kept = {name: buffer.clone() for name, buffer in own.items()}
-    for network in networks:
-        average_batch_norm(network)
-    try:
-        yield kept
-    finally:
-        for name, buffer in own.items():
-            buffer.copy_(kept[name])
+
+
+@torch.no_grad()
+def restore_statistics(networks: Sequence[nn.Module], saved: Mapping[str, Tensor]) -> None:
+    """Put back what `own_statistics` returned."""
+    for number, network in enumerate(networks):
+        prefix = f"{number}."
+        own = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+        network.load_state_dict(own, strict=False)
 
 
 @torch.no_grad()
@@ -67,13 +88,13 @@ def recompute_batch_norm(
     Plain averages over batches of the fixed weights in place of the moving average of changing ones
     (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm", section 3).
     """
-    layers = _batch_norms(network)
+    layers = list(_batch_norms(network).values())
     seen, was_training = 0, network.training
     with _cumulative_average(layers):
         network.train()
         for images, _ in batches:
             network(images)
-            seen += len(images) * (dist.get_world_size() if dist.is_initialized() else 1)
+            seen += len(images) * _world_size()
             if seen >= num_samples:
                 break
     network.train(was_training)

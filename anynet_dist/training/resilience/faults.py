@@ -54,7 +54,7 @@ class Peer(NamedTuple):
             return psutil.STATUS_DEAD
 
 
-def meet_peers(rank: int) -> list[Peer]:
+def exchange_peers(rank: int) -> list[Peer]:
     """All processes of the run, by rank; called on each of them."""
     process = psutil.Process()
     return list(gather_object([Peer(rank, socket.gethostname(), os.getpid(), process.create_time())]))

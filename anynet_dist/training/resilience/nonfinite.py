@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from anynet_dist.runs.progress import Progress
+from anynet_dist.system import distributed
 from anynet_dist.system.errors import RunError
 from anynet_dist.system.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+Replay = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
 
 class NotFiniteError(RunError):
@@ -94,6 +101,54 @@ def is_finite(network: nn.Module) -> bool:
     """Whether all weights and batch-norm statistics are finite. Waits for the device."""
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+class NonFiniteGuard:
+    """Ends a run, on all ranks together, whose numbers have gone wrong for good."""
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        collect: Callable[[], None],
+        allowed: int,
+        folder: Path,
+        replay: Replay,
+    ) -> None:
+        """`collect` brings `networks` up to date (see ddp.Engine); `allowed` is train.max_bad_steps;
+        `replay(n)` yields this rank's micro-batches of the n-th last step, which are written to `folder` for
+        the user to look at."""
+        self.networks, self.collect = networks, collect
+        self.allowed, self.folder, self.replay = allowed, folder, replay
+
+    def damaged(self) -> bool:
+        """Whether weights or batch-norm statistics of a network are not finite; called on every rank.
+
+        Waits for the device.
+        """
+        self.collect()
+        return not all(is_finite(network) for network in self.networks.values())
+
+    def check(self, counts: BadStepCounts, damaged: bool, progress: Progress) -> None:
+        """Raise NotFiniteError after too many bad steps or one that damaged a network; all as agreed by the
+        ranks."""
+        back = min(max(counts.longest, counts.age), progress.step_in_epoch)
+        first = progress.step - back + 1
+        if counts.longest <= self.allowed and not damaged:
+            logger.warning("%d steps from step %d on were not finite and are left out", counts.new, first)
+            return
+        self._dump(back)
+        rows = "a step was" if counts.longest == 1 else f"{counts.longest} steps in a row were"
+        what = rows if counts.longest > self.allowed else "weights or batch-norm statistics were"
+        raise NotFiniteError(
+            f"{what} not finite, from step {first} (epoch {progress.epoch + 1}) on: lower optim.lr,"
+            " lengthen schedule.warmup_epochs or set train.clip_grad_norm. The images of that step are in"
+            f" {self.folder}; the checkpoints are from before it"
+        )
+
+    def _dump(self, back: int) -> None:
+        file = self.folder / f"rank_{distributed.rank()}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        dump_batches(file, self.networks[""], self.replay(back))
 
 
 @torch.no_grad()

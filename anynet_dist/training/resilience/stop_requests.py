@@ -11,9 +11,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from anynet_dist.config.durations import parse_duration
 from anynet_dist.config.schema import RunConfig
 from anynet_dist.system import distributed
@@ -31,7 +28,6 @@ REASONS = {
 }
 # Set for the processes that they start by torch's and by accelerate's launcher.
 LAUNCHER_VARIABLES = {"TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"}
-MEETING_S = 1.0
 SECOND_PRESS_S = 1.0
 
 
@@ -106,6 +102,12 @@ class StopRequests:
         if self.watchdog:
             self.watchdog.training = True
 
+    def __enter__(self) -> StopRequests:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave signals to whoever had them before."""
         if self.watchdog:
@@ -146,31 +148,3 @@ def _time_limits(config: RunConfig) -> dict[int, float]:
 def reason(code: int) -> str:
     """In words, why a run stops."""
     return REASONS.get(code) or f"received {signal.Signals(code).name}"
-
-
-class Meetings:
-    """Ranks meet about once a second, at a step that all know beforehand, to agree on what to do.
-
-    Meeting at each step would make host and device wait for each other; so the ranks count steps, and
-    agree at each meeting on the number until the next.
-    """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.interval = 1
-        self.steps = 0
-        self.started = time.perf_counter()
-
-    def due(self) -> bool:
-        """Whether to meet after this step; to be asked once a step."""
-        self.steps += 1
-        return self.steps >= self.interval
-
-    def meet(self, *values: float) -> list[float]:
-        """The largest of each value over all ranks."""
-        seconds = (time.perf_counter() - self.started) / self.steps if self.steps else 0.0
-        mine = torch.tensor([[seconds, *values]], device=self.accelerator.device, dtype=torch.float32)
-        slowest, *agreed = self.accelerator.gather(mine).amax(0).tolist()
-        self.interval = min(2 * self.interval, max(1, int(MEETING_S / max(slowest, 1e-6))))
-        self.steps, self.started = 0, time.perf_counter()
-        return list(agreed)

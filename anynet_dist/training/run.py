@@ -1,0 +1,243 @@
+"""A run that is ready to train: all its parts, made in order, and owned until it ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Self
+
+from accelerate.utils import set_seed
+
+from anynet_dist.config import Config, dump_config
+from anynet_dist.runs.checkpoints import Checkpoints
+from anynet_dist.runs.config_diff import check_changes
+from anynet_dist.runs.folder import folder_of
+from anynet_dist.runs.metrics_log import RunLog
+from anynet_dist.runs.progress import Progress, RunContext
+from anynet_dist.runs.status import RunStatus, ask_for_resume
+from anynet_dist.runs.trackers import Outcome
+from anynet_dist.system import distributed
+from anynet_dist.system.errors import StoppedEarly
+from anynet_dist.system.lock import Lock
+from anynet_dist.system.logging import held_log
+from anynet_dist.training import build, setup
+from anynet_dist.training.checkpointing import RunState, own_model_files, restore
+from anynet_dist.training.distributed.engine import choose_engine
+from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
+from anynet_dist.training.evaluation import Batch, Evaluator
+from anynet_dist.training.finish import Stopped, explain
+from anynet_dist.training.optim.ema import WeightAverage
+from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.profile import StepProfiler
+from anynet_dist.training.resilience import faults
+from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
+from anynet_dist.training.resilience.stop_requests import StopRequests
+from anynet_dist.training.save_rule import SaveRule
+from anynet_dist.training.step_record import StepMeter
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """Everything that the training loop works with, from a Config; a context manager.
+
+    It owns the run folder's lock, the signals and the loaders until `close`. Raises UserError for whatever
+    the user can put right; what can be checked without data or devices is checked before either is touched.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.folder = folder_of(config)
+        self.config = setup.check_config(config, self.folder)
+        self.status: RunStatus | None = None
+        self._owned = ExitStack()
+        try:
+            self._set_up()
+            self._watch()
+            self._resume()
+        except BaseException as error:
+            if isinstance(error, StoppedEarly) and distributed.is_main():  # while it waited for another rank
+                ask_for_resume(self.folder, {"reason": str(error)})
+            self._owned.close()
+            raise
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return self.state.progress
+
+    def _set_up(self) -> None:
+        """All parts of the run, in order. The run folder is touched last, when everything else has worked."""
+        folder, owned = self.folder, self._owned
+        if distributed.is_main():
+            owned.enter_context(Lock(folder.lock, f"{folder.path} is in use"))
+        self.stop_requests = owned.enter_context(StopRequests(self.config.run))
+        self.stop_requests.call_before_end(self._note_forced_end)
+        log_file = owned.enter_context(ExitStack())
+        with held_log() as early_log:
+            splits = self._plan()
+            context = self._build(splits)
+            if self.checkpoint:
+                check_changes(self.checkpoint, self.config, context)
+            if distributed.is_main():
+                old = None if self.checkpoint else self.checkpoints
+                device = self.accelerator.device
+                log_file.callback(
+                    setup.prepare_folder(
+                        folder, self.config, self.description, context, device, old, early_log
+                    )
+                )
+            self.accelerator.wait_for_everyone()
+
+    def _plan(self) -> setup.Splits:
+        """Data, engine, checkpoint, batches, steps; what is impossible is refused before anything takes time."""
+        splits = build.open_splits(self.config)
+        config = build.resolve(self.config, splits["train"].info)
+        self.description = build.describe_network(config, splits)
+        self.engine = choose_engine(config)
+        self.engine.connect()
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
+        self.checkpoint = setup.choose_checkpoint(config, self.checkpoints, self.folder)
+        self.config, self.plan = setup.plan_run(config, splits["train"], self.checkpoint)
+        return splits
+
+    def _build(self, splits: setup.Splits) -> RunContext:
+        """Accelerator, network, task, optimizer and loaders. The order is that of the random numbers."""
+        config, plan, checkpoint = self.config, self.plan, self.checkpoint
+        precision, self.accelerator = setup.start_accelerator(config, self.engine, plan, checkpoint)
+        set_seed(config.run.seed)
+        self.network = setup.build_network(config, self.description)
+        memory_format = setup.place_network(self.network, config, self.accelerator, plan, checkpoint)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
+        ema = config.ema
+        average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
+        self.task = setup.build_task(config, splits["train"], self.accelerator.device)
+        # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
+        fused = self.accelerator.scaler is None and self.engine.fused_optimizer
+        self.model, self.optimizer = self.engine.prepare(
+            self.network, lambda trained: build_optimizer(trained, config.optim, fused)
+        )
+        self.frozen = [self.engine.trained.get_submodule(part) for part in config.model.freeze]
+        own_model_files(self.accelerator, self.network)
+        self.loaders = setup.build_loaders(config, splits, plan, self.accelerator, memory_format, self._owned)
+        context = setup.describe_run(splits, plan, self.engine, precision, memory_format)
+        self.scores = self.task.running_scores(self.accelerator.device)
+        self.state = RunState(
+            accelerator=self.accelerator,
+            network=self.network,
+            average=average,
+            scores=self.scores,
+            progress=Progress(),
+            context=context,
+            config=config,
+        )
+        return context
+
+    def _watch(self) -> None:
+        """What watches over steps: other ranks, numbers that are not finite, time to save, speed."""
+        config, device = self.config, self.accelerator.device
+        self.peers = faults.exchange_peers(self.accelerator.process_index)
+        self.stop_requests.watch_peers(self.peers)
+        self.bad_steps = BadSteps(device, self.optimizer.optimizer)
+        guard = NonFiniteGuard(
+            self.state.networks,
+            self.engine.collect,
+            config.train.max_bad_steps,
+            self.folder.bad_batch,
+            self._replay,
+        )
+        self.save_rule = SaveRule(config.checkpoint.every)
+        self.agreement = StepAgreement(
+            RankSync(self.accelerator), self.stop_requests, self.save_rule, self.bad_steps, guard
+        )
+        batches = self.plan.batches
+        self.meter = StepMeter(
+            self.network.spec, device, self.state.context.precision, batches.global_batch, batches.world_size
+        )
+
+    def _resume(self) -> None:
+        """Continue from the checkpoint where there is one, and open the log."""
+        config, on_main = self.config, self.accelerator.is_main_process
+        if self.checkpoint:
+            restore(self.checkpoint, self.state)
+            at = f"epoch {self.progress.epoch}, step {self.progress.step}"
+            logger.info("resuming from %s: %s", self.checkpoint.path, at)
+            setup.log_schedule_change(config, self.plan, self.checkpoint.context, self.progress)
+        elif config.run.resume == "auto":
+            logger.info("no checkpoint to resume from in %s: starting from scratch", self.folder.checkpoints)
+        if on_main:
+            self.checkpoints.set_aside_after(self.progress.step)
+            self.checkpoints.refresh_links()
+        self.status = RunStatus(self.folder, config, self.plan.total_steps, bool(self.checkpoint), on_main)
+        self.status.set("running", None, self.progress)
+        self.log = RunLog(self.folder, config, self.progress, on_main)
+        if self.progress.step == 0 and self.log.trackers:
+            self.log.trackers.show_graph(self.network, dump_config(config), self.description.resolution)
+        self.profiler = StepProfiler(config.train.profile, self.folder.profile, self.progress.step, on_main)
+        self._owned.callback(self.profiler.close)
+        self.evaluator = Evaluator(
+            config,
+            self.accelerator,
+            self.state.networks,
+            self.loaders,
+            self.task,
+            self.log,
+            self.stop_requests.beat,
+        )
+
+    def _replay(self, steps_back: int) -> Iterable[Batch]:
+        """This rank's micro-batches of an earlier step of this epoch; 1 is the last one."""
+        accumulation, loader = self.plan.batches.accumulation, self.loaders["train"]
+        loader.set_epoch(self.progress.epoch, (self.progress.step_in_epoch - steps_back) * accumulation)
+        return (self.task.batch(images, labels) for images, labels in islice(loader, accumulation))
+
+    @contextmanager
+    def recording_the_end(self) -> Iterator[None]:
+        """Record how the block ended, explain its errors, and free what the run owns."""
+        outcome: Outcome = "failed"
+        why: str | None = None
+        self.stop_requests.training_starts()
+        try:
+            yield
+            outcome = "finished"
+        except Stopped as stopped:
+            outcome, why = "stopped", stopped.why
+            raise
+        except BaseException as error:
+            explained = explain(error, self.peers, self.config, self.plan, self.state)
+            why = str(explained or error) or type(error).__name__
+            if explained:
+                raise explained from error
+            raise
+        finally:
+            self.close(outcome, why)
+            if outcome != "failed":
+                self.accelerator.end_training()
+
+    def _note_forced_end(self, number: int, why: str) -> None:
+        """Before the process is ended because it cannot stop in order: a scheduler may start it again."""
+        if distributed.is_main():
+            if self.status:
+                self.status.set("failed", why, self.progress)
+            if number != signal.SIGINT:
+                ask_for_resume(self.folder, {"reason": why})
+
+    def close(self, outcome: Outcome = "failed", why: str | None = None) -> None:
+        """Record how the run ended; end the loaders' threads and processes, and the log; free the run folder.
+
+        Does nothing the second time.
+        """
+        if self.status:
+            self.status.set(outcome, why, self.progress)
+            self.status = None
+        self.log.close(outcome)
+        self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
