@@ -136,7 +136,7 @@ class Checkpoints:
         shutil.rmtree(old)
 
     def refresh_links(self) -> None:
-        """Let `last` and `best` name what they say, as well as the file system allows."""
+        """Let `last` and `best` point to those checkpoints, as far as the file system allows."""
         ranked = _ranked(self._entries())
         newest = [path for _, path in self._folders()][-1:]
         for name, targets in (("last", newest), ("best", [entry.path for entry in ranked])):
@@ -174,13 +174,13 @@ class Checkpoints:
                     logger.warning("cannot remove the old checkpoint %s: %s", entry.path, error)
 
     def set_aside_after(self, step: int) -> None:
-        """Rename the checkpoints beyond `step`, damaged ones too, where a run goes on from an earlier one."""
+        """Rename the checkpoints beyond `step`, damaged ones too, where a run resumes from an earlier one."""
         for number, path in self._folders():
             if number > step:
-                logger.warning("the run goes on from step %d: %s is now %s", step, path, _set_aside(path))
+                logger.warning("the run resumes from step %d: %s is now %s", step, path, _set_aside(path))
 
     def clear(self) -> None:
-        """Remove all checkpoints and links of a run that is to start afresh; whatever else is there stays."""
+        """Remove all checkpoints and links, for a run that starts from scratch; whatever else is there stays."""
         for path in _listed(self.folder):
             if path.is_symlink():
                 if _is_ours(path):

@@ -1,4 +1,4 @@
-"""What a resumed run was told to do differently from before, and whether that may be."""
+"""What a resumed run does differently from before, and whether that is allowed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_changes(checkpoint: Checkpoint, config: Config, now: RunContext) -> No
         listed = "".join(f"\n  {change}" for change in refused)
         raise UserError(
             f"{checkpoint.path} belongs to a run with other options, which change its result:{listed}\n"
-            "put them back, start another run with --run.dir, or go on all the same with"
+            "restore them, start another run with --run.dir, or resume in spite of them with"
             " --allow-config-change"
         )
     for change in changes:
@@ -106,7 +106,7 @@ def _other_facts(before: RunContext, now: RunContext) -> Iterator[Change]:
 
 
 def _is_harmless(change: Change, before: RunContext, now: RunContext) -> bool:
-    if change.key in PATHS:  # the same images may lie elsewhere, say on a node's own disk
+    if change.key in PATHS:  # the same images may lie elsewhere, for example on a node's own disk
         split = PATHS[change.key]
         return split in before.data and before.data[split] == now.data.get(split)
     if change.key in ("world_size", "device_batch", "the classes and labels of data.test"):

@@ -40,17 +40,17 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """The log: one JSON object a line."""
+        """The log: one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def console(self) -> Path:
-        """What rank 0 said."""
+        """What rank 0 logged."""
         return self.path / "console.log"
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a checkpoint, and the links `last` and `best`."""
+        """One folder per checkpoint, and the links `last` and `best`."""
         return self.path / "checkpoints"
 
     @property
@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def status(self) -> Path:
-        """Where the run stands."""
+        """The state of the run."""
         return self.path / "status.json"
 
     @property
@@ -90,7 +90,7 @@ class RunFolder:
 
     @property
     def marker(self) -> Path:
-        """Says that the folder is a run's, so that a later run may remove what this one has written."""
+        """Marks that the folder is a run's, so that a later run may remove what this one has written."""
         return self.path / ".anynet_run.json"
 
     @property
@@ -133,7 +133,7 @@ class RunFolder:
         return found
 
     def saved_before(self) -> bool:
-        """Whether, as far as the mark says, a run has saved a checkpoint here."""
+        """Whether a run has saved a checkpoint here, according to the mark."""
         try:
             return bool(json.loads(self.marker.read_bytes())["saved"])
         except FileNotFoundError:
@@ -173,7 +173,7 @@ def check_folder(folder: RunFolder, config: Config) -> None:
         raise UserError(f"{folder.path} is not a folder; choose another with --run.dir")
     goes_on = continues(folder, config.run.resume)
     foreign = folder.foreign()
-    # Runs of versions without the mark have checkpoints with a manifest: those may go on.
+    # Runs of versions without the mark have checkpoints with a manifest: those may be resumed.
     if foreign and not (goes_on and any(folder.checkpoints.glob("*/manifest.json"))):
         raise UserError(
             f"{folder.path} is not the folder of a run, and {', '.join(foreign)} in it would be overwritten:"
@@ -183,13 +183,13 @@ def check_folder(folder: RunFolder, config: Config) -> None:
         return
     state = "a finished run" if folder.weights.exists() else "an unfinished run"
     raise UserError(
-        f"{folder.path} already holds {state}: go on from its last checkpoint with --resume auto,"
-        f" start afresh with --run.overwrite true, or choose another folder with --run.dir"
+        f"{folder.path} already holds {state}: resume from its last checkpoint with --resume auto,"
+        f" start from scratch with --run.overwrite true, or choose another folder with --run.dir"
     )
 
 
 def continues(folder: RunFolder, resume: str) -> bool:
-    """Whether run.resume goes on with the run in the folder, if there is one."""
+    """Whether run.resume continues the run in the folder, if there is one."""
     if resume in ("auto", "never"):
         return resume == "auto"
     return Path(resume).resolve().is_relative_to(folder.path.resolve())

@@ -116,7 +116,7 @@ def keep_records(file: Path, progress: Progress) -> bytes:
     whole = b"".join(kept)
     if len(kept) < progress.records:
         logger.warning(
-            "%s holds %d of the %d records up to the checkpoint: the others are lost, and the log goes on"
+            "%s holds %d of the %d records up to the checkpoint: the others are lost, and the log continues"
             " with a gap",
             file,
             len(kept),

@@ -1,4 +1,4 @@
-"""Trained networks as files: safetensors whose metadata says how to build the network they belong to."""
+"""Trained networks as files: safetensors whose metadata describes how to build the network they belong to."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def load_network(
     Hugging Face Hub, in evaluation mode, with its `classes` and `preprocess`.
 
     In a checkpoint `weights` chooses between `raw` and `ema`; `auto` is the moving average where there is
-    one. A run folder gives the network it ended with. The python files that the network says it needs are
+    one. A run folder gives the network it ended with. The python files that the network needs are
     run only with `allow_plugins`; without them a network loads whose parts are registered already. Raises
     UserError where there is no network, where plug-ins are missing, and where a file is damaged: a
     checkpoint's are compared with its manifest.
@@ -131,7 +131,7 @@ def load_network(
 def _build(file: Path, description: NetworkDescription) -> AnyNet:
     try:
         return build_anynet(**description.model)
-    except (ValueError, TypeError, RuntimeError) as error:  # the description may say anything at all
+    except (ValueError, TypeError, RuntimeError) as error:  # the description may hold anything
         raise UserError(f"{file} describes a network that cannot be built: {_in_short(error)}") from None
 
 
@@ -172,7 +172,7 @@ def find_weights(path: Path, weights: str = "auto") -> Path:
 def check_listed(file: Path) -> None:
     """Compare a file with the manifest of the checkpoint that it lies in, if it lies in one.
 
-    Raises UserError that says what is wrong with it.
+    Raises UserError where it has changed.
     """
     from anynet_dist.runs.progress import PROGRESS
 
@@ -207,7 +207,7 @@ def read_description(file: Path) -> NetworkDescription:
         if (folder / DESCRIPTION).is_file():
             check_listed(folder / DESCRIPTION)
             return _described((folder / DESCRIPTION).read_bytes(), folder / DESCRIPTION)
-    raise UserError(f"{file} does not say which network it belongs to, and no {DESCRIPTION} lies above it")
+    raise UserError(f"{file} does not describe its network, and no {DESCRIPTION} lies above it")
 
 
 def _described(text: str | bytes, file: Path) -> NetworkDescription:
@@ -229,7 +229,7 @@ def read_facts(file: Path) -> dict[str, Any]:
 def _fact(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:  # a remark of somebody else's
+    except json.JSONDecodeError:  # a remark of another program
         return text
 
 

@@ -49,7 +49,7 @@ def _chosen(config: Config, folder: RunFolder) -> Iterator[str]:
             yield plugin
         else:
             logger.warning(
-                "plugin %s has changed since the run started: the run goes on with its own copy, %s"
+                "plugin %s has changed since the run started: the run continues with its own copy, %s"
                 " (--allow-config-change takes the changed one)",
                 *(plugin, copy),
             )

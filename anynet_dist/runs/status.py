@@ -1,4 +1,4 @@
-"""What others can learn of a run: status.json, and the mark that it wants to be resumed."""
+"""The state of a run, for others: status.json, and the mark that it is to be resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UPDATE_S = 10.0
 class RunStatus:
     """Keeps status.json up to date, on rank 0.
 
-    A file that cannot be written, say because the disk is full, is told and does not end the run.
+    A file that cannot be written, for example because the disk is full, is logged and does not end the run.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class RunStatus:
             folder.resume_me.unlink(missing_ok=True)
 
     def update(self, progress: Progress) -> None:
-        """Say how far the run is, every ten seconds at most."""
+        """Write how far the run is, every ten seconds at most."""
         if time.monotonic() - self.written >= UPDATE_S:
             self.set("running", None, progress)
 
     def set(self, state: str, reason: str | None, progress: Progress) -> None:
-        """Say that the run is `running`, `stopped` (to be resumed), `finished` or `failed`, and why."""
+        """Write that the run is `running`, `stopped` (to be resumed), `finished` or `failed`, and why."""
         if not self.writes:
             return
         self.written = time.monotonic()

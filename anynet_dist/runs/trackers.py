@@ -22,7 +22,7 @@ from torch import nn
 
 from anynet_dist.config.schema import Config
 from anynet_dist.runs.folder import RunFolder
-from anynet_dist.runs.wandb_settings import WandbSettings, tell_left_out, wandb_settings
+from anynet_dist.runs.wandb_settings import WandbSettings, log_left_out, wandb_settings
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
@@ -57,9 +57,9 @@ def _require(package: str, option: str) -> None:
 
 
 def _check_wandb(settings: WandbSettings) -> None:
-    tell_left_out(settings)
+    log_left_out(settings)
     if settings.mode == "off":
-        logger.info("Weights & Biases is off: WANDB_MODE or WANDB_DISABLED says so")
+        logger.info("Weights & Biases is off: by WANDB_MODE or WANDB_DISABLED")
         return
     import wandb
 
@@ -67,7 +67,7 @@ def _check_wandb(settings: WandbSettings) -> None:
         wandb.Settings().update_from_env_vars(dict(os.environ))
         known = settings.mode == "offline" or wandb.login(prompt=False, verify=False)
     except Exception as error:  # of many kinds: a key or a variable that wandb cannot use
-        raise UserError(f"Weights & Biases cannot use what the environment says: {_brief(error)}") from None
+        raise UserError(f"Weights & Biases cannot use the environment's settings: {_brief(error)}") from None
     if not known:
         raise UserError(
             f"tracking.wandb: online needs a login: run '{program('wandb')} login', set WANDB_API_KEY, or"
@@ -86,7 +86,7 @@ def _brief(error: Exception) -> str:
 class Trackers:
     """Hands records to the trackers on a thread of its own, so that a slow one never holds up training.
 
-    The first failure of a tracker is told once, and the run goes on without it.
+    The first failure of a tracker is logged once, and the run continues without it.
     """
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
@@ -137,7 +137,7 @@ class Trackers:
         )
 
     def finish(self, outcome: Outcome) -> None:
-        """Write out what is waiting and say how the run ended, within the time that the config grants."""
+        """Write what is waiting and how the run ended, within the time that the config grants."""
         if not self.started:
             return
         for tracker in self.started:
@@ -190,20 +190,20 @@ def _finish(tracker: GeneralTracker, outcome: Outcome) -> None:
 def _start_wandb(config: Config, folder: RunFolder) -> list[GeneralTracker]:
     """Start in the mode that is asked for; offline, with a warning, where the service is away."""
     settings = wandb_settings(config)
-    # wandb keeps offline records in memory for 15 s unless told otherwise: a killed run would lose them.
+    # wandb keeps offline records in memory for 15 s by default: a killed run would lose them.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
     for mode in {"online": ("online", "offline"), "offline": ("offline",)}.get(settings.mode, ()):
         try:
             return [_wandb_tracker(config, folder, replace(settings, mode=mode))]
         except Exception as error:  # whatever keeps wandb from starting must not keep the run from it
-            _tell_why(error, mode, folder)
+            _log_why(error, mode, folder)
             _end_wandb_service()
     return []
 
 
-def _tell_why(error: Exception, mode: str, folder: RunFolder) -> None:
+def _log_why(error: Exception, mode: str, folder: RunFolder) -> None:
     if mode == "offline":
-        logger.warning("Weights & Biases does not start, and the run goes on without: %s", _brief(error))
+        logger.warning("Weights & Biases does not start, and the run continues without it: %s", _brief(error))
         return
     logger.warning(
         "Weights & Biases is out of reach: its records stay in %s, to be sent with '%s sync' (%s)",

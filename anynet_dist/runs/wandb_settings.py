@@ -20,7 +20,7 @@ FORBIDDEN_IN_ID = ":;,#?/'"
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """Mode, names and tags of a run; `left_out` says which variables have no effect, and why."""
+    """Mode, names and tags of a run; `left_out` are the variables that have no effect, and why."""
 
     mode: str
     project: str
@@ -55,7 +55,7 @@ def wandb_settings(config: Config, environment: Mapping[str, str] = os.environ) 
     )
 
 
-def tell_left_out(settings: WandbSettings) -> None:
+def log_left_out(settings: WandbSettings) -> None:
     """Say once which variables have no effect."""
     if settings.left_out:
         logger.warning("Weights & Biases: %s", "; ".join(settings.left_out))
@@ -67,7 +67,7 @@ def _refuse(variable: str, problem: str | None) -> None:
 
 
 def _mode(config: Config, environment: Mapping[str, str]) -> str:
-    """`off`, `offline` or `online`: what the config asks for, or less where a variable says so."""
+    """`off`, `offline` or `online`: what the config asks for, or less where a variable asks for less."""
     if environment.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "y", "on"):
         return "off"
     mode = environment.get("WANDB_MODE")

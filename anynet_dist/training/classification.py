@@ -203,7 +203,7 @@ class Classification(Task):
 
 
 def one_class_warning(scores: ClassificationScores, names: Sequence[str]) -> str | None:
-    """What to say of a network that gives one answer for all images; None for any other."""
+    """A warning about a network that gives one answer for all images; None for any other."""
     found = scores.classes
     if found is None or len(names) < 2 or len(found.predicted_classes) != 1 or scores.count < 2:
         return None

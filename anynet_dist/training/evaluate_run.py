@@ -33,7 +33,7 @@ def evaluate_run(
 ) -> ClassificationScores:
     """Scores of a run's or a checkpoint's network on the split `train`, `val` or `test`, over all processes.
 
-    The run's own config says which data, resolution and precision; `overrides` are put on top of it. Plug-ins
+    The run's own config gives data, resolution and precision; `overrides` come on top of it. Plug-ins
     that the run names are loaded only with `allow_plugins`, those among the overrides always. Raises
     UserError where the config has no such split, and as `load_network` does.
     """
@@ -83,7 +83,7 @@ def _config_of(path: Path, overrides: Sequence[str]) -> Config:
 
 
 def _memory_format(path: Path, config: Config) -> str:
-    """The format that the run was trained in, where its folder says so."""
+    """The format that the run was trained in, where its folder tells."""
     if config.train.memory_format != "auto":
         return config.train.memory_format
     for folder in (path, *path.resolve().parents[:3]):

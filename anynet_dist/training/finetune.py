@@ -22,10 +22,10 @@ UNCOUNTED = "num_batches_tracked"
 
 
 def load_pretrained(network: nn.Module, source: str) -> None:
-    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of ours, of a file
-    of timm, torchvision or pycls, or those that torchvision or timm download (`torchvision:resnet50`).
+    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of this package, of a
+    file of timm, torchvision or pycls, or those that torchvision or timm download (`torchvision:resnet50`).
 
-    A head for another number of classes stays as it is initialised, and the log says so. Plug-ins that the
+    A head for another number of classes stays as it is initialised, which is logged. Plug-ins that the
     trained network names are not loaded. Raises UserError when anything does not fit, naming the layer and
     both shapes.
     """
@@ -57,7 +57,7 @@ def _trained_weights(source: str, spec: NetworkSpec | None) -> dict[str, Tensor]
 
 
 def _is_of_others(file: Path) -> bool:
-    """Whether it is a file, and none of ours, which say which network they belong to."""
+    """Whether it is a file without a description of its network, as other libraries write them."""
     if not file.is_file():
         return False
     try:
@@ -87,7 +87,7 @@ def _without_other_head(network: nn.Module, weights: dict[str, Tensor], source: 
     head = {name for name in weights if name.startswith("head.")}
     if all(name in ours and ours[name].shape == weights[name].shape for name in head):
         return weights
-    logger.info("the head of %s is for other classes: this one starts anew", source)
+    logger.info("the head of %s is for other classes: this one starts from its initial weights", source)
     return {name: tensor for name, tensor in weights.items() if name not in head}
 
 

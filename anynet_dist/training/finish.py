@@ -62,7 +62,7 @@ def write_network(
 def explain(
     error: BaseException, peers: list[faults.Peer], config: Config, plan: RunPlan, state: RunState
 ) -> RunError | None:
-    """In words, an error whose cause is a lost rank or memory that ran out; None for any other."""
+    """Explains an error whose cause is a lost rank or memory that ran out; None for any other."""
     device, precision = state.accelerator.device, state.context.precision
     resolution = train_resolution(config.data, state.progress.epoch)
     lost = faults.lost_rank(error, peers)

@@ -33,7 +33,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 ROUNDS = 5
 CPU_BATCH, GPU_BATCH = 4, 64
 CLEARLY_FASTER = 0.95
-"""Channels-last is taken where it needs at most this share of the time: near ties are decided by rule."""
+"""Channels-last is taken where it needs at most this fraction of the time: near ties are decided by rule."""
 CACHE_FILE = "memory_format.json"
 
 ImageShape = tuple[int, int, int, int]
@@ -45,7 +45,7 @@ def choose_memory_format(
     """The memory format to train in, and the reason; called on every rank, decided by rank 0.
 
     `shape` is that of a batch on one device, (N, C, H, W). Raises nothing where the cache folder cannot be
-    used: then the measurement is made anew.
+    used: then it is measured again.
     """
     if asked != "auto":
         return FORMATS[asked], "as configured"
@@ -114,7 +114,7 @@ def _probe_shape(accelerator: Accelerator, shape: ImageShape) -> ImageShape:
 def measure(network: nn.Module, accelerator: Accelerator, shape: ImageShape) -> dict[str, float]:
     """Seconds of a forward and backward pass in each format: medians over interleaved rounds.
 
-    On a CPU the work of a single thread is measured, in its own processor time, which goes on only while the
+    On a CPU the work of a single thread is measured, in its own processor time, which advances only while the
     thread does: other processes then count for little.
     """
     shape = _probe_shape(accelerator, shape)

@@ -92,7 +92,7 @@ class Run:
             self.accelerator.wait_for_everyone()
 
     def _plan(self) -> setup.Splits:
-        """Data, engine, checkpoint, batches, steps; what is impossible is refused before anything takes time."""
+        """Data, engine, checkpoint, batches, steps; the impossible is refused before anything takes time."""
         splits = build.open_splits(self.config)
         config = build.resolve(self.config, splits["train"].info)
         self.description = build.describe_network(config, splits)

@@ -1,4 +1,4 @@
-"""What a training record says: loss and score, learning rate, speed, gradient norm, memory, utilisation."""
+"""What a training record holds: loss and score, learning rate, speed, gradient norm, memory, utilisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images a second, and the share of time spent waiting for data."""
+"""Images per second, and the fraction of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Throughput:
         self.resume()
 
     def resume(self) -> None:
-        """Start to measure afresh."""
+        """Start a new measurement."""
         self.started = time.perf_counter()
         self.waited = 0.0
         self.steps = 0
@@ -34,7 +34,7 @@ class Throughput:
             yield batch
 
     def read(self) -> tuple[float, float]:
-        """Seconds a step and the share of them spent waiting for data, since the last reading."""
+        """Seconds per step and the fraction of them spent waiting for data, since the last reading."""
         seconds = time.perf_counter() - self.started
         reading = seconds / max(1, self.steps), self.waited / seconds
         self.resume()

@@ -51,7 +51,7 @@ def test_once_for_all_ranks(
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     warnings = [
         ("config.load", "everywhere"),
-        ("data.shared_memory", "this machine"),
-        ("training.watchdog", "this rank"),
+        ("data.loaders.shared_memory", "this machine"),
+        ("training.resilience.watchdog", "this rank"),
     ]
     assert told(capsys, *warnings) == shown

@@ -111,7 +111,7 @@ def share_buffers(source: nn.Module, target: nn.Module) -> None:
 class AutocastAccelerator(Accelerator):
     """An Accelerator whose `autocast` is torch's.
 
-    Where an engine of its own holds the weights, accelerate is told that precision is fp32: it would
+    Where an engine of its own holds the weights, accelerate is given fp32 as the precision: it would
     cast all weights to 16 bits, batch norm's among them, but not batch norm's statistics.
     """
 

@@ -47,7 +47,7 @@ OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 class DeepSpeedEngine(Engine):
-    """Trains with ZeRO-1 or 2: each rank has the whole network and a share of the optimizer's state."""
+    """Trains with ZeRO-1 or 2: each rank has the whole network and a part of the optimizer's state."""
 
     def __init__(self, config: Config, settings: Settings) -> None:
         super().__init__(config)
@@ -83,7 +83,7 @@ class DeepSpeedEngine(Engine):
 
     def prepare(self, network: nn.Module, make_optimizer: MakeOptimizer) -> tuple[nn.Module, Any]:
         """As in Engine."""
-        # Shares are cut from contiguous weights; images may be channels-last all the same.
+        # Shards are cut from contiguous weights; images may be channels-last all the same.
         network.to(memory_format=torch.contiguous_format)
         model, optimizer = super().prepare(network, make_optimizer)
         # DeepSpeed reads its files by unpickling whatever is in them.
@@ -96,11 +96,11 @@ class DeepSpeedEngine(Engine):
         return torch.tensor(norm, device=self.accelerator.device)
 
     def check_checkpoint(self, made_by: str, world_size: int) -> None:
-        """As in Engine; DeepSpeed's files are one a rank, so their number is fixed."""
+        """As in Engine; DeepSpeed has one file per rank, so their number is fixed."""
         super().check_checkpoint(made_by, world_size)
         if world_size != distributed.world_size():
             raise UserError(
-                f"the checkpoint is of {world_size} processes, and {self.name} goes on only with as many"
+                f"the checkpoint is of {world_size} processes, and {self.name} resumes only with as many"
                 f" (these are {distributed.world_size()}); a new run can start from its weights with"
                 " --model.pretrained"
             )
@@ -190,7 +190,7 @@ def fill_settings(settings: Settings, config: Config, precision: str, plan: Batc
 def _plugin(settings: Settings) -> DeepSpeedPlugin:
     try:
         return DeepSpeedPlugin(hf_ds_config=settings)
-    except ValueError as error:  # accelerate's own config file says things beside the JSON file
+    except ValueError as error:  # accelerate's own config file has settings beside the JSON file's
         raise UserError(f"the launcher's DeepSpeed options: {error}") from None
 
 

@@ -42,11 +42,11 @@ def _asks_for(variable: str) -> bool:
 
 
 def fsdp_becomes_ddp(config: Config) -> bool:
-    """Whether accelerate, without a word, does not shard: it does so only among several GPUs."""
+    """Whether accelerate silently does not shard: it does so only among several GPUs."""
     return devices.on_cpu(config) or distributed.world_size() == 1
 
 
 def forget_engine() -> None:
-    """Let accelerate do without an engine, though the launcher asks for one: evaluation needs none."""
+    """Let accelerate run without an engine, although the launcher asks for one: evaluation needs none."""
     for variable in (DEEPSPEED, FSDP):
         os.environ.pop(variable, None)

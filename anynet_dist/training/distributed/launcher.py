@@ -1,4 +1,4 @@
-"""What the launcher's config says of things that the run's config decides: set aside, reported once."""
+"""Settings of the launcher that the run's config decides: ignored, and reported once."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _TRUE, _FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", 
 
 
 def put_aside() -> None:
-    """Remove those variables, so that accelerate reads none, and say which ones asked for something.
+    """Remove those variables, so that accelerate reads none, and log which ones asked for something.
 
-    Raises UserError where the launcher asks for a kind of training that we do not do, or for nothing that
-    can be understood.
+    Raises UserError where the launcher asks for a kind of training that is not supported, or a value
+    cannot be understood.
     """
     _check_switches()
     ignored = []

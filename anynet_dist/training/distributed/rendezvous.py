@@ -1,8 +1,8 @@
-"""How ranks meet, also after a launcher has started them anew; a rank that does not come is named.
+"""The rendezvous of the ranks, also after a launcher has restarted them; a rank that does not join is named.
 
 torchrun and accelerate keep one store for all starts of their processes. What the ranks of an earlier
-start told each other is still in it, so that a rank of this one could read the address of a rank that is
-dead. Here those that live agree on a name first, below which they then meet.
+start wrote is still in it, so that a rank of this one could read the address of a dead rank. Here the live
+ones first agree on a name, under which they then connect.
 
 All waiting is done in short pieces, so that a signal ends it.
 """
@@ -48,7 +48,7 @@ def _launcher_keeps_store() -> bool:
 
 
 class _Patience:
-    """Time to wait for others: says once whom it waits for."""
+    """Time to wait for others; logs once for whom."""
 
     def __init__(self, timeout: timedelta) -> None:
         self.started, self.seconds = time.monotonic(), timeout.total_seconds()
@@ -148,7 +148,7 @@ def _meet(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Store,
     try:
         name = agree(store, rank, world_size, timeout)
     except DistStoreError as error:
-        raise RunError(f"the processes of the run did not meet: {error}; is each of them running?") from None
+        raise RunError(f"the processes did not connect: {error}; is each of them running?") from None
     yield PrefixStore(name, store), rank, world_size
 
 

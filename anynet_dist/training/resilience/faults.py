@@ -1,4 +1,4 @@
-"""Failures that no one can foresee, told in words: memory that runs out, and processes that are gone."""
+"""Failures during a run, explained: memory that runs out, and processes that have died."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Peer(NamedTuple):
         return self._status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
     def _status(self) -> str | None:
-        """psutil's word for it, with one for all that is over; None for a process of another machine."""
+        """psutil's status, STATUS_DEAD for all that has ended; None for a process of another machine."""
         if self.host != socket.gethostname():
             return None
         try:
@@ -61,20 +61,20 @@ def exchange_peers(rank: int) -> list[Peer]:
 
 
 def unwell(peers: list[Peer]) -> list[str]:
-    """In words, those of this machine for which one need not wait."""
+    """The processes of this machine that are dead or stopped, described."""
     gone = [f"{peer} is gone" for peer in peers if peer.is_gone()]
     return gone + [f"{peer} is stopped and does not answer" for peer in peers if peer.is_stopped()]
 
 
 def lost_rank(error: BaseException, peers: list[Peer]) -> LostRankError | None:
-    """In words, an error of a collective that another process's end or silence has caused; else None."""
+    """Explains an error of a collective that another process's end or silence has caused; else None."""
     if len(peers) == 1 or not isinstance(error, RuntimeError) or not LOST_RANK.search(str(error)):
         return None
     _await_an_end(peers)
     who = ", ".join(unwell(peers)) or "another rank is gone or no longer answers"
     first_line = str(error).strip().splitlines()[0]
     return LostRankError(
-        f"{who} ({first_line}); its own messages say why. The same command with --run.resume auto goes on"
+        f"{who} ({first_line}); its own messages say why. The same command with --run.resume auto resumes"
         " from the last checkpoint"
     )
 
@@ -89,7 +89,7 @@ def _await_an_end(peers: list[Peer]) -> None:
 def out_of_memory(
     error: BaseException, plan: BatchPlan, resolution: int, precision: str, device: torch.device
 ) -> RunError | None:
-    """In words, with what to lower, an error of memory that ran out; None for any other."""
+    """Explains an error of memory that ran out, with what to lower; None for any other."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if not known and not (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         return None

@@ -1,4 +1,4 @@
-"""Requests to stop: signals and time limits set a flag; all ranks agree on it about once a second."""
+"""Requests to stop: signals and time limits set a flag; all ranks agree on it about once per second."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_stop(waiting_for: str) -> None:
 class StopRequests:
     """Notes requests to stop from its making until `close`: signals to this process, and the time limits.
 
-    A launcher that is gone is a request, too: nobody would end or restart the processes that it started.
+    A launcher that is gone is a request, too: nothing would end or restart the processes that it started.
     SIGINT a second time, a second or more after the first (a launcher passes on the first one), raises
     KeyboardInterrupt at once. `watchdog` ends the process where it cannot follow.
     """
@@ -146,5 +146,5 @@ def _time_limits(config: RunConfig) -> dict[int, float]:
 
 
 def reason(code: int) -> str:
-    """In words, why a run stops."""
+    """Why a run stops, for messages."""
     return REASONS.get(code) or f"received {signal.Signals(code).name}"

@@ -41,7 +41,7 @@ def no_blue(tmp_path: Path) -> Path:
 def test_a_constant_channel_is_not_scaled_and_that_is_told_once(
     no_blue: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "anynet_dist.data.loaders.factory"):
+    with caplog.at_level(logging.INFO, "anynet_dist.data.dataset"):
         train = open_dataset(no_blue)
         open_dataset(no_blue, classes=train.classes)
     assert train.std is not None

@@ -125,7 +125,7 @@ def test_a_checkpoint_is_resumed_by_its_own_engine_and_number_of_processes(
     settings_file({"zero_optimization": {"stage": 1}})
     zero1 = engine.choose_engine(config(blobs_config))
     zero1.check_checkpoint("DeepSpeed ZeRO-1", world_size=1)
-    with pytest.raises(UserError, match=r"of 8 processes, and DeepSpeed ZeRO-1 goes on only with as many"):
+    with pytest.raises(UserError, match=r"of 8 processes, and DeepSpeed ZeRO-1 resumes only with as many"):
         zero1.check_checkpoint("DeepSpeed ZeRO-1", world_size=8)
     with pytest.raises(UserError, match="optimizer state is DDP's and does not fit DeepSpeed ZeRO-1"):
         zero1.check_checkpoint("DDP", world_size=1)
