@@ -180,7 +180,7 @@ class Checkpoints:
                 logger.warning("the run resumes from step %d: %s is now %s", step, path, _set_aside(path))
 
     def clear(self) -> None:
-        """Remove all checkpoints and links, for a run that starts from scratch; whatever else is there stays."""
+        """Remove all checkpoints and links, for a run that starts from scratch; everything else stays."""
         for path in _listed(self.folder):
             if path.is_symlink():
                 if _is_ours(path):

@@ -22,8 +22,8 @@ UNCOUNTED = "num_batches_tracked"
 
 
 def load_pretrained(network: nn.Module, source: str) -> None:
-    """Load trained weights into `network`: of a run, a checkpoint or a model.safetensors of this package, of a
-    file of timm, torchvision or pycls, or those that torchvision or timm download (`torchvision:resnet50`).
+    """Load trained weights: of a run, a checkpoint or a model.safetensors of this package, of a file of timm,
+    torchvision or pycls, or those that torchvision or timm download (`torchvision:resnet50`).
 
     A head for another number of classes stays as it is initialised, which is logged. Plug-ins that the
     trained network names are not loaded. Raises UserError when anything does not fit, naming the layer and
