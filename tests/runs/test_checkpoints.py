@@ -174,7 +174,7 @@ def test_a_run_may_go_on_when_the_disk_is_full(blobs_config: Path, tmp_path: Pat
     assert steps(tmp_path / "run") == [1, 2, 3]
     assert (tmp_path / "run" / "model.safetensors").exists()
     log = (tmp_path / "run" / "console.log").read_text()
-    assert log.count("the run goes on (checkpoint.on_error)") == 3
+    assert log.count("the run continues (checkpoint.on_error)") == 3
 
 
 def test_records_wait_for_a_full_disk_and_none_is_lost_or_cut(

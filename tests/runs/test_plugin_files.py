@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_its_copy_when_the_plugin_is_gone_or_has_changed(
 
     plugin.write_text(SOURCE.replace("nn.ReLU()", "nn.GELU()"))
     fit(blobs_config, *options(plugin, "--resume", "auto", "--train.epochs", "3"))
-    assert f"plugin {plugin} has changed since the run started: the run goes on with its own" in caplog.text
+    assert f"plugin {plugin} has changed since the run started: the run continues with its own" in caplog.text
     assert copy.read_text() == SOURCE
 
     plugin.unlink()

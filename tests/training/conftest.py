@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.training.trainer import Trainer
 
-TIMES = {"time", "images_per_second", "data_wait", "eta_seconds"}
+TIMES = {"time", "images_per_second", "data_wait", "eta_seconds", "peak_memory_gib"}
 
 
 def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) -> None:

@@ -67,7 +67,7 @@ def test_a_run_stopped_by_signals_again_and_again_leaves_the_log_of_one_never_st
     for steps_later in (1, 2, 1):
         part = trainer(blobs_config, *options, "--resume", "auto")
         signal_in_step(part, part.progress.step + steps_later)
-        with pytest.raises(StoppedEarly, match=r"SIGTERM.*--run\.resume auto goes on"):
+        with pytest.raises(StoppedEarly, match=r"SIGTERM.*--run\.resume auto resumes it"):
             part.fit()
         assert part.progress.step < 9
     trainer(blobs_config, *options, "--resume", "auto").fit()
