@@ -10,6 +10,7 @@ from anynet_dist.data.beton.build import build_source
 from anynet_dist.data.sources import load_source
 from anynet_dist.runs.metrics_log import Record, read_records
 from anynet_dist.training.console import ProgressBar
+from anynet_dist.training.mfu import device_peak
 from anynet_dist.training.trainer import Trainer
 
 pytestmark = [
@@ -74,3 +75,11 @@ def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loa
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.progress.step > 10
     trainer.close()
+
+
+def test_records_hold_memory_and_utilisation(root: Path, digits: Path, tmp_path: Path) -> None:
+    demo(root, digits, tmp_path / "run", "--train.precision", "bf16", "--train.epochs", "1").fit()
+    (*_, last) = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in r]
+    assert 0 < last["peak_memory_gib"] < 80
+    if device_peak(torch.device("cuda"), "bf16"):
+        assert 0 < last["mfu"] < 1
