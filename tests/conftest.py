@@ -56,6 +56,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--loader", default="device", help="the loader of the soak test")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses tests by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of tests/gpu and tests/slurm, which `make test-quick` leaves out."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ("gpu", "slurm"):
+            item.add_marker(folder)
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def kills(pytestconfig: pytest.Config) -> int:
     """How often the soak test kills its run."""
@@ -159,13 +169,21 @@ def launch_command(*args: object, processes: int) -> list[str]:
     return [*command, "anynet_dist", *map(str, args)]
 
 
+def refuse_unmarked_ranks(test: pytest.FixtureRequest, ranks: int) -> None:
+    """`pytest -m multiprocess` runs all tests of several ranks, so those without the marker fail."""
+    if ranks > 1 and not test.node.get_closest_marker("multiprocess"):
+        pytest.fail(f"{test.node.nodeid} runs several ranks: mark it @pytest.mark.multiprocess")
+
+
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start what `launch` runs, with stdout and stderr in one, and return it while it runs; kill it at the
     end."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*args: object, processes: int = 1, **environment: str) -> subprocess.Popen[str]:
+        running = sum(process.poll() is None for process in started)
+        refuse_unmarked_ranks(request, running + processes)
         started.append(
             subprocess.Popen(
                 launch_command(*args, processes=processes),
@@ -188,10 +206,11 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def launch() -> Launch:
+def launch(request: pytest.FixtureRequest) -> Launch:
     """Run `anynet ARGS` in one process, or in several with torchrun, and return it with its output."""
 
     def run(*args: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
+        refuse_unmarked_ranks(request, processes)
         result = subprocess.run(
             launch_command(*args, processes=processes),
             capture_output=True,

@@ -66,6 +66,7 @@ def make_imagenet(root: Path) -> None:
                 image.crop((number, 0, 320 + number, 240)).save(root / split / wnid / f"{number}.JPEG")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
@@ -91,6 +92,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
         assert f"world size {processes} " in console
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_make_demo_trains_two_processes_to_97_percent(tmp_path: Path) -> None:
     """What `make demo` does once everything is installed, in a copy of the shipped files."""

@@ -69,6 +69,7 @@ def test_problems_are_told_with_their_remedies_and_exit_1(tmp_path: Path) -> Non
     assert done.stdout.splitlines()[-1].startswith("3 problems")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_two_ranks_meet(tmp_path: Path, launch: Launch) -> None:
     done = launch("doctor", "--distributed", "--cpu", "--run-dir", tmp_path, processes=2)
@@ -98,6 +99,7 @@ def test_ranks_that_do_not_come_are_a_problem(tmp_path: Path) -> None:
     assert f"problem  ranks        they did not meet at 127.0.0.1:{port} within 3 s" in done.stdout
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_srun_without_a_launcher_is_enough(tmp_path: Path) -> None:
     """SLURM's variables for two tasks, as srun sets them."""

@@ -12,7 +12,6 @@ from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import log_without_times, signal_in_step
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.usefixtures("fresh_accelerate"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]

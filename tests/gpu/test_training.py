@@ -14,7 +14,6 @@ from anynet_dist.training.mfu import device_peak
 from anynet_dist.training.trainer import Trainer
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.usefixtures("fresh_accelerate"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]

@@ -134,6 +134,7 @@ def test_fsdp_settings_are_ones_that_accelerate_knows() -> None:
     assert settings.keys() <= known
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_one_gpu_trains_on_the_cpu_where_there_is_none(ddp: Path, blobs_config: Path, folder: Path) -> None:
     # Two accumulated batches stand for the two processes.
@@ -142,6 +143,7 @@ def test_one_gpu_trains_on_the_cpu_where_there_is_none(ddp: Path, blobs_config: 
     assert "world size 1 (cpu)" in shown
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_one_machine_trains_with_ddp(ddp: Path, blobs_config: Path, folder: Path) -> None:
     assert "world size 2 (cpu, gloo)" in train(
@@ -150,6 +152,7 @@ def test_one_machine_trains_with_ddp(ddp: Path, blobs_config: Path, folder: Path
     assert_same_weights(ddp, folder / "machine")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_machines_find_each_other(ddp: Path, blobs_config: Path, folder: Path) -> None:
     port = str(free_port())
@@ -164,6 +167,7 @@ def test_machines_find_each_other(ddp: Path, blobs_config: Path, folder: Path) -
     assert_same_weights(ddp, folder / "machines")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_gives_the_weights_that_ddp_gives(
@@ -180,6 +184,7 @@ def test_deepspeed_gives_the_weights_that_ddp_gives(
     assert len(list((run / "checkpoints" / "last" / "pytorch_model").glob("zero_pp_rank_*optim*"))) == 2
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_deepspeed_leaves_out_the_steps_that_ddp_does(
     blobs_config: Path, folder: Path, bad_stem: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -193,6 +198,7 @@ def test_deepspeed_leaves_out_the_steps_that_ddp_does(
         assert_same_weights(folder / "two_processes_bad", run)
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_a_checkpoint_of_deepspeed_is_not_resumed_with_ddp(blobs_config: Path, folder: Path) -> None:
     run = folder / "zero1"
@@ -202,6 +208,7 @@ def test_a_checkpoint_of_deepspeed_is_not_resumed_with_ddp(blobs_config: Path, f
     assert "optimizer state is DeepSpeed ZeRO-1's and does not fit DDP" in refused
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_fsdp2_says_that_it_becomes_ddp_without_gpus(ddp: Path, blobs_config: Path, folder: Path) -> None:
     shown = train(of_file("fsdp2.yaml")[0], blobs_config, folder / "fsdp2")

@@ -55,6 +55,7 @@ def wandb_history(folder: Path) -> list[dict[str, Any]]:
     return history
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_wandb_shows_the_records_of_rank_0_as_one_run_through_a_restart(
     blobs_config: Path, tmp_path: Path, launch: Launch

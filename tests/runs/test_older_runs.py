@@ -34,6 +34,7 @@ def test_checkpoints_are_whole(old_run: Path) -> None:
     assert find_damage(old_run / "checkpoints" / "last") is None
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_runs_are_evaluated_and_resumed(
     old_run: Path, blobs: Path, blobs_config: Path, launch: Launch

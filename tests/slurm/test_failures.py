@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import User
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 FAILING_BLOCK = """
 import os

@@ -6,7 +6,7 @@ from tests.slurm.cluster import Cluster, wait_until
 from tests.slurm.conftest import Submitted, User
 from tests.training.conftest import assert_same_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 SLOW_BLOCK = """
 import time

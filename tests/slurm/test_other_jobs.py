@@ -13,7 +13,7 @@ from tests.runs.wandb_server import WandbServer
 from tests.slurm.cluster import NETWORK, Cluster
 from tests.slurm.conftest import User
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 ROOT = Path(__file__).resolve().parents[2]
 

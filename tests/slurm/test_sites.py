@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import User
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 
 @pytest.mark.parametrize("words", [("--gpus-per-node", "fake:2"), ("--gres", "gpu:fake:2")])

@@ -10,7 +10,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import Submitted, User
 from tests.training.conftest import assert_same_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 
 def test_two_nodes_train_together(whole: tuple[User, Submitted]) -> None:

@@ -11,7 +11,7 @@ import torch
 from anynet_dist import load_model
 from anynet_dist.runs.metrics_log import read_records
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,6 +11,7 @@ from tests.training.conftest import log_without_times
 Launch = Callable[..., CompletedProcess[str]]
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_two_processes_then_one_then_two_train_like_two_all_along(
     blobs_config: Path, tmp_path: Path, launch: Launch

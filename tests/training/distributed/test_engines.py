@@ -168,6 +168,7 @@ def test_networks_share_buffers() -> None:
     assert target.get_buffer("0.0.num_batches_tracked") == 1
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
     blobs_config: Path, tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch

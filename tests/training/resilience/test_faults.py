@@ -96,6 +96,7 @@ def test_a_batch_too_large_for_the_memory_ends_the_run_with_advice(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_without_a_launcher_the_rank_left_over_ends_by_itself_and_names_the_one_that_is_gone(
@@ -125,6 +126,7 @@ def test_without_a_launcher_the_rank_left_over_ends_by_itself_and_names_the_one_
     assert not (tmp_path / "run" / "resume_me").exists(), "it did not ask to be resumed"
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
     blobs_config: Path, tmp_path: Path, launch: Launch

@@ -96,6 +96,7 @@ def test_a_network_that_is_damaged_is_never_saved(blobs_config: Path, tmp_path: 
         assert all(torch.isfinite(tensor).all() for tensor in load_file(file).values())
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_all_ranks_end_together(
     blobs_config: Path,

@@ -79,6 +79,7 @@ def ends(ranks: list[subprocess.Popen[str]], how: str) -> list[str]:
         pytest.fail("\n".join([f"{how}: a rank did not end", *states, *helpers, *said]))
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(

@@ -90,6 +90,7 @@ def test_the_run_saves_and_stops_before_its_time_is_up(
     assert (tmp_path / "run" / "resume_me").exists()
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_ranks_stops_both_and_the_same_command_goes_on(
     blobs_config: Path, tmp_path: Path, start: Start, launch: Callable[..., object]
@@ -114,6 +115,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_the_same_command_goes_on(
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.multiprocess
 @pytest.mark.slow
 def test_the_launcher_passes_sigterm_on_and_the_exit_code_of_one_process_says_resume_me(
     blobs_config: Path, tmp_path: Path, start: Start

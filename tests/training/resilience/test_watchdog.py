@@ -98,6 +98,7 @@ def test_a_port_in_use_is_named(blobs_config: Path, start: Start) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("press", ["SIGTERM", "Ctrl-C twice"])
 def test_a_run_with_a_stopped_rank_can_be_ended_and_names_it(
     blobs_config: Path, tmp_path: Path, start: Start, free_port: int, press: str
@@ -118,6 +119,7 @@ def test_a_run_with_a_stopped_rank_can_be_ended_and_names_it(
     assert (tmp_path / "run" / "resume_me").exists() == (press == "SIGTERM"), "a scheduler starts it again"
 
 
+@pytest.mark.multiprocess
 def test_a_rank_that_hangs_is_named_by_itself_and_by_the_file_and_line_where_it_hangs(
     blobs_config: Path, tmp_path: Path, start: Start, free_port: int
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_worker_of_the_loader_that_hangs_or_dies_does_not_keep_the_run_from_en
     assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_ranks_whose_launcher_is_gone_save_and_stop(
