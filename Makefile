@@ -16,7 +16,8 @@ demo: setup ## train an AnyNet on real handwritten digits in two processes
 test: lint ## run linter, type checker and all tests
 	.venv/bin/pytest $(PARALLEL)
 
-test-quick: setup ## run the tests that take less than two minutes together
+# Leaves out the tests marked slow: several ranks, kills and restarts, measurements, larger networks, the README's commands.
+test-quick: setup ## run the quick tests, under two minutes on two cores
 	.venv/bin/pytest $(PARALLEL) -m "not slow"
 
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)

@@ -94,7 +94,8 @@ def test_wheel_and_sdist_carry_every_file(sdist: Path, wheel: Path) -> None:
     assert all(name.startswith(("anynet_dist/", "anynet_dist-0")) for name in names)
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert {*shipped, "anynet_dist/py.typed", "setup.py", "constraints.txt"} <= inside
+    pages = {"README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE"}
+    assert {*shipped, *pages, "anynet_dist/py.typed", "setup.py", "constraints.txt"} <= inside
 
 
 def test_the_installed_package_starts_shows_and_submits(installed: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,31 @@ from anynet_dist.system.errors import UserError
 
 pytest.importorskip("ffcv")
 
+# Writes a file for each line of its input: path, order of the fields, file of the images.
 WRITE = """
 import sys, json
 import numpy as np
 from ffcv.fields import *
 from ffcv.writer import DatasetWriter
 
-path, order, name = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-images = np.load(name)
-
 class Samples:
+    def __init__(self, order, images):
+        self.order, self.images = order, images
+
     def __len__(self):
-        return len(images)
+        return len(self.images)
 
     def __getitem__(self, index):
         index = int(index)
         label = index % 3
         values = {
-            "image": images[index], "picture": images[index], "label": label, "y": float(label),
+            "image": self.images[index], "picture": self.images[index], "label": label, "y": float(label),
             "half": label + 0.5, "soft": np.full(4, 0.25, np.float32),
             "hot": np.eye(4, dtype=np.float32)[label],
             "one": np.array([label], np.int16), "score": index / 7, "id": index, "own": label,
             "text": np.frombuffer(b"word" * (index % 3), np.uint8), "about": {"number": index},
         }
-        return tuple(values[name] for name in order)
+        return tuple(values[name] for name in self.order)
 
 arrays = {"hot": (np.float32, (4,)), "soft": (np.float32, (4,)), "one": (np.int16, (1,))}
 fields = {"y": FloatField, "half": FloatField, "score": FloatField, "label": IntField, "id": IntField,
@@ -57,18 +59,22 @@ fields = {"y": FloatField, "half": FloatField, "score": FloatField, "label": Int
 class OwnField(IntField):
     pass
 
-made = {}
-for field in order:
-    if field == "own":
-        made[field] = OwnField()
-    elif field in arrays:
-        dtype, shape = arrays[field]
-        made[field] = NDArrayField(np.dtype(dtype), shape)
-    elif field in fields:
-        made[field] = fields[field]()
-    else:
-        made[field] = RGBImageField(write_mode="proportion" if "jpg" in path else "raw", jpeg_quality=95)
-DatasetWriter(path, made, num_workers=1, page_size=2**21).from_indexed_dataset(Samples(), chunksize=4)
+for line in sys.stdin:
+    path, order, name = json.loads(line)
+    made = {}
+    for field in order:
+        if field == "own":
+            made[field] = OwnField()
+        elif field in arrays:
+            dtype, shape = arrays[field]
+            made[field] = NDArrayField(np.dtype(dtype), shape)
+        elif field in fields:
+            made[field] = fields[field]()
+        else:
+            made[field] = RGBImageField(write_mode="proportion" if "jpg" in path else "raw", jpeg_quality=95)
+    writer = DatasetWriter(path, made, num_workers=1, page_size=2**21)
+    writer.from_indexed_dataset(Samples(order, np.load(name)), chunksize=4)
+    print(json.dumps(path), flush=True)
 """
 
 
@@ -86,11 +92,32 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "sidecars"
 
 
-def write(path: Path, images: Path, *order: str) -> Path:
-    """A process of its own, which a writer that hangs does not outlive."""
-    command = [sys.executable, "-c", WRITE, str(path), json.dumps(order), str(images)]
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
-    return path
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def write(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Write]:
+    """Writes a file with FFCV's writer, in one process for all tests: importing FFCV there takes seconds."""
+    errors = tmp_path_factory.mktemp("writer") / "errors"
+    with errors.open("w") as file:
+        command = [sys.executable, "-c", WRITE]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+        )
+
+    def request(path: Path, *order: str) -> Path:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps([str(path), order, str(images)]) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:  # until the process ends; beside it, the writer shows its progress
+            if line.strip() == json.dumps(str(path)):
+                return path
+        pytest.fail(errors.read_text())
+
+    with process:
+        yield request
+        process.kill()
 
 
 def names(folder: Path) -> list[str]:
@@ -109,9 +136,9 @@ ORDERS: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_a_file_of_ffcvs_writer_gives_its_images_and_labels(
-    order: tuple[str, ...], images: Path, tmp_path: Path
+    order: tuple[str, ...], images: Path, write: Write, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "train.ffcv", images, *order)
+    path = write(tmp_path / "train.ffcv", *order)
     before = path.read_bytes()
     sidecar = adopt(path, workers=1).sidecar
     table, opened = open_beton(path)
@@ -143,8 +170,8 @@ def test_a_file_of_ffcvs_writer_gives_its_images_and_labels(
         assert np.array_equal(torch.cat([batch for _, batch in batches]).numpy(), labels), name
 
 
-def test_jpegs_and_pixels_in_one_file(images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "jpg.beton", images, "image", "label", "text")
+def test_jpegs_and_pixels_in_one_file(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path / "jpg.beton", "image", "label", "text")
     sidecar = adopt(path, workers=2).sidecar
     assert (sidecar.write_mode, sidecar.quality, sidecar.num_measured) == ("proportion", None, None)
     table, _ = open_beton(path)
@@ -167,25 +194,25 @@ def test_jpegs_and_pixels_in_one_file(images: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_told(
-    order: tuple[str, ...], choice: dict[str, Any], message: str, images: Path, tmp_path: Path
+    order: tuple[str, ...], choice: dict[str, Any], message: str, write: Write, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "a.beton", images, *order)
+    path = write(tmp_path / "a.beton", *order)
     with pytest.raises(BetonError, match=message):
         adopt(path, workers=1, **choice)
     assert [file.name for file in tmp_path.iterdir()] == ["a.beton"]
 
 
-def test_of_several_fields_the_named_one_is_taken(images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.beton", images, "id", "image", "label")
+def test_of_several_fields_the_named_one_is_taken(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", "id", "image", "label")
     assert len(adopt(path, label_field="id", workers=1).sidecar.classes) == 20
     assert np.array_equal(open_beton(path)[0].labels, np.arange(20))
 
 
 @pytest.mark.parametrize("text", ["cat\ndog\n\nhorse\nowl\n", '["cat", "dog", "horse", "owl"]'])
 def test_classes_have_the_names_of_a_file(
-    text: str, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    text: str, write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write(tmp_path / "a.beton", images, "image", "label")
+    path = write(tmp_path / "a.beton", "image", "label")
     (tmp_path / "classes").write_text(text)
     assert adopt(path, classes_file=tmp_path / "classes", workers=1).sidecar.class_counts == (7, 7, 6, 0)
     assert open_dataset(path).classes == ("cat", "dog", "horse", "owl")
@@ -201,8 +228,8 @@ def test_classes_have_the_names_of_a_file(
         ("[1,", "is no JSON"),
     ],
 )
-def test_names_that_do_not_fit_are_refused(text: str, message: str, images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.beton", images, "image", "label")
+def test_names_that_do_not_fit_are_refused(text: str, message: str, write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", "image", "label")
     (tmp_path / "classes").write_text(text)
     with pytest.raises(UserError, match=message):
         adopt(path, classes_file=tmp_path / "classes", workers=1)
@@ -210,10 +237,10 @@ def test_names_that_do_not_fit_are_refused(text: str, message: str, images: Path
 
 
 def test_the_sidecar_may_lie_elsewhere_and_is_staged_with_the_file(
-    images: Path, tmp_path: Path, users_folder: Path
+    write: Write, tmp_path: Path, users_folder: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    path = write(tmp_path / "data" / "train.ffcv", images, "image", "hot")
+    path = write(tmp_path / "data" / "train.ffcv", "image", "hot")
     adopted = adopt(path, elsewhere=True, workers=1)
     assert names(path.parent) == ["train.ffcv"]
     assert adopted.path.is_relative_to(users_folder)
@@ -227,14 +254,14 @@ def test_the_sidecar_may_lie_elsewhere_and_is_staged_with_the_file(
     assert adopt(path, elsewhere=True, workers=1, overwrite=True) == adopted
 
 
-def test_without_a_sidecar_the_command_is_named_that_makes_it(images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.beton", images, "image", "label")
+def test_without_a_sidecar_the_command_is_named_that_makes_it(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", "image", "label")
     with pytest.raises(BetonError, match=f"'anynet data adopt {path}' makes the sidecar"):
         open_beton(path)
 
 
-def test_an_adopted_file_that_changes_is_refused(images: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.beton", images, "label", "image", "text")
+def test_an_adopted_file_that_changes_is_refused(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", "label", "image", "text")
     adopt(path, workers=1)
     whole, table = path.read_bytes(), open_beton(path)[0]
     generator = np.random.default_rng(0)
@@ -252,9 +279,9 @@ def test_an_adopted_file_that_changes_is_refused(images: Path, tmp_path: Path) -
 
 
 def test_the_commands_take_such_a_file(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path / "train.ffcv", images, "y", "text", "picture")
+    path = write(tmp_path / "train.ffcv", "y", "text", "picture")
     assert main(["data", "adopt", str(path), "--workers", "1"]) == 0
     assert f"sidecar: {path}.json" in capsys.readouterr().out
     assert main(["data", "inspect", str(path)]) == 0
