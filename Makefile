@@ -16,9 +16,10 @@ demo: setup ## train an AnyNet on real handwritten digits in two processes
 test: lint ## run linter, type checker and all tests
 	.venv/bin/pytest $(PARALLEL)
 
-# Leaves out the tests marked slow: several ranks, kills and restarts, measurements, larger networks, the README's commands.
+# Leaves out the tests marked slow: several ranks, kills and restarts, measurements, larger networks, the README's commands,
+# and all that loads data with FFCV, which takes seconds to import and to compile.
 test-quick: setup ## run the quick tests, under two minutes on two cores
-	.venv/bin/pytest $(PARALLEL) -m "not slow"
+	.venv/bin/pytest $(PARALLEL) -m "not slow" --ignore tests/data/loaders/test_ffcv.py
 
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
 	@tests/slurm/run.sh

@@ -15,7 +15,6 @@ from anynet_dist.system.threads import limit_spinning
 limit_spinning()  # before torch is imported, as the command line does
 
 import torch  # noqa: E402
-from sklearn.datasets import load_sample_image  # noqa: E402
 from torch import nn  # noqa: E402
 
 from anynet_dist.data.beton.build import build_beton  # noqa: E402
@@ -58,11 +57,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses tests by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of tests/gpu and tests/slurm, which `make test-quick` leaves out."""
+    """Mark the tests of tests/gpu and tests/slurm, and those that load data with FFCV as slow: importing and
+    compiling it takes longer than they do."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in ("gpu", "slurm"):
             item.add_marker(folder)
+        parameters = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        loads_with_ffcv = folder in ("data", "training") and "ffcv" in map(str, parameters.values())
+        if folder in ("gpu", "slurm") or loads_with_ffcv:
             item.add_marker("slow")
 
 
@@ -289,6 +294,8 @@ def trained(network_file: Path) -> TrainedNetwork:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder, china/ and flower/, of 12 JPEGs each: pieces of two photographs, all of different
     sizes."""
+    from sklearn.datasets import load_sample_image  # here, as it takes seconds
+
     root = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     for name in ("china", "flower"):

@@ -66,6 +66,7 @@ def test_what_the_disk_must_read() -> None:
     assert verdict.disk_rate(None) == pytest.approx(15_000 * 340_000)
 
 
+@pytest.mark.slow
 def test_costs_are_measured_on_the_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.02)
     samples = FolderSamples(photos, ["china", "flower"])

@@ -148,6 +148,7 @@ def rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str
     return {Path(row["run"]).name: row for row in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_no_damage_of_one_run_hides_another(
     runs: Path, capsys: pytest.CaptureFixture[str], name: str

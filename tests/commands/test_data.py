@@ -120,6 +120,7 @@ def test_the_choices_offered_are_those_there_are() -> None:
     assert {name: getattr(plain, name) for name in data.STORAGE} == data.STORAGE
 
 
+@pytest.mark.slow
 def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("build", "digits", "--out", str(tmp_path), "--workers", "1", "--shard-check")
     path = tmp_path / "val.beton"
@@ -144,6 +145,7 @@ def test_a_profile_sets_how_images_are_stored(tmp_path: Path) -> None:
         run("build", "digits", "--out", str(tmp_path), "--profile", "raw256", "--quality", "80")
 
 
+@pytest.mark.slow
 def test_plan(blobs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.02)
     run(

@@ -71,6 +71,7 @@ def test_part_of_a_name_and_another_size(capsys: pytest.CaptureFixture[str]) -> 
     assert row["top1"] is None
 
 
+@pytest.mark.slow
 def test_show_prints_parts_total_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(shown(capsys, "show", "regnety_400mf", "--batch", "32").split())
     assert "stage1 1 x bottleneck /2 g=8 se=0.25 48x56x56 10,040 42,148,664 1,053,752 7" in text
@@ -147,6 +148,7 @@ def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_import_writes_a_network_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = torchvision.models.resnet18(weights=None, num_classes=10).eval()
     torch.nn.init.uniform_(theirs.bn1.running_mean)

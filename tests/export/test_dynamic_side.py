@@ -15,6 +15,7 @@ from anynet_dist.system.errors import UserError
 from tests.export.test_exporter import metadata_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", list(GRAPH_FORMATS))
 def test_any_height_and_width_on_request(trained: TrainedNetwork, to: str) -> None:
     path, check = export_network(trained, to, dynamic_side=True)
@@ -26,11 +27,13 @@ def test_any_height_and_width_on_request(trained: TrainedNetwork, to: str) -> No
     assert json.loads(metadata_of(path)["input"])["shape"] == ["batch", 3, "height", "width"]
 
 
+@pytest.mark.slow
 def test_folded_and_normalised_networks_too(trained: TrainedNetwork) -> None:
     _, check = export_network(trained, "onnx", dynamic_side=True, fold_bn=True, with_normalisation=True)
     assert check.max_difference < 1e-5
 
 
+@pytest.mark.slow
 def test_one_side_only_unless_asked(trained: TrainedNetwork) -> None:
     path, _ = export_network(trained, "onnx")
     with pytest.raises(Exception, match=r"(?i)dimension"):
@@ -51,6 +54,7 @@ class FixedSide(nn.Module):
         return x + self.position
 
 
+@pytest.mark.slow
 def test_a_network_for_one_side_alone_is_refused_in_a_sentence(trained: TrainedNetwork) -> None:
     trained.network.stem = nn.Sequential(FixedSide(24), trained.network.stem).eval()
     for to in ("onnx", "torch-export", "torchscript"):

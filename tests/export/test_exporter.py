@@ -43,6 +43,7 @@ def metadata_of(file: Path) -> dict[str, str]:
         return {name: archive.read(f"{root}/extra/{name}").decode() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", list(GRAPH_FORMATS))
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_file_computes_what_the_network_does_for_any_batch_size(

@@ -72,6 +72,7 @@ def test_torchvision_takes_the_state_dict(tmp_path: Path, model: dict[str, Any],
     assert_same(theirs, trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name"),
     [(RESNET18, "resnet18"), ({"preset": "regnety_400mf", "num_classes": 3}, "regnety_004")],
@@ -95,6 +96,7 @@ def test_timm_creates_the_network_from_the_folder(tmp_path: Path, model: dict[st
     assert other(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
+@pytest.mark.slow
 def test_a_timm_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     trained = trained_network(tmp_path, RESNET18)
@@ -213,6 +215,7 @@ def test_a_network_that_is_not_there_is_refused(tmp_path: Path, to: str) -> None
     assert not (tmp_path / "export" / "model.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_timm_has_not_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     with pytest.raises(UserError, match="timm has no network"):

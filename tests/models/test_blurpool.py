@@ -56,6 +56,7 @@ def recipe(name: str, *overrides: str) -> Config:
     return load_config(CONFIGS / name, list(overrides)).config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "theirs"), [("resnet18", resnet18), ("resnet50", resnet50)])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_of_the_script_give_its_outputs(name: str, theirs: Any, prefix: str, tmp_path: Path) -> None:
@@ -144,6 +145,7 @@ def test_learning_rates_and_resolutions_are_the_scripts(name: str, epochs: int) 
     assert (config.data.eval_res, config.data.eval_crop_ratio, config.eval.flip) == (256, 224 / 256, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decay"), [("ffcv_rn18.yaml", 5e-5), ("ffcv_rn50.yaml", 1e-4)])
 def test_twenty_steps_are_the_scripts(name: str, decay: float) -> None:
     """In float64, on images of 64 pixels: blurpool, loss, learning rates, momentum and what is decayed."""

@@ -22,7 +22,10 @@ from anynet_dist.models.convert import our_names
 from anynet_dist.models.pretrained import import_network, read_source
 from anynet_dist.system.errors import UserError
 
-timm = pytest.importorskip("timm")
+
+def timm() -> Any:
+    """Imported by the tests that need it: that takes seconds."""
+    return pytest.importorskip("timm")
 
 
 def with_statistics(network: nn.Module, shift: float = 0.0) -> nn.Module:
@@ -38,15 +41,15 @@ def with_statistics(network: nn.Module, shift: float = 0.0) -> nn.Module:
 def timm_checkpoint(folder: Path, name: str, **args: Any) -> tuple[Path, nn.Module, nn.Module]:
     """A file of timm's CheckpointSaver, and the two networks in it: as trained, and its average."""
     kwargs = args.get("model_kwargs", {})
-    network = with_statistics(timm.create_model(name, num_classes=10, **kwargs))
-    average = timm.utils.ModelEmaV3(network)
+    network = with_statistics(timm().create_model(name, num_classes=10, **kwargs))
+    average = timm().utils.ModelEmaV3(network)
     with_statistics(average.module, shift=0.5)
     options = argparse.Namespace(
         model=name, gp=None, bn_eps=None, img_size=None, input_size=None, mean=None, std=None, crop_pct=None
     )
     vars(options).update(args)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    saver = timm.utils.CheckpointSaver(
+    saver = timm().utils.CheckpointSaver(
         network,
         optimizer,
         args=options,
@@ -64,6 +67,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
         assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
+@pytest.mark.slow
 def test_timms_training_checkpoint_names_its_network_and_keeps_an_average(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,12 +84,14 @@ def test_timms_training_checkpoint_names_its_network_and_keeps_an_average(
     assert_same(raw.network, network)
 
 
+@pytest.mark.slow
 def test_what_fits_but_computes_something_else_by_the_scripts_options_is_refused(tmp_path: Path) -> None:
     path, _, _ = timm_checkpoint(tmp_path, "resnet18", model_kwargs={"output_stride": 16})
     with pytest.raises(UserError, match="its weights fit the model, but its outputs differ by up to"):
         import_network(read_source(str(path)), {"preset": "resnet18"})
 
 
+@pytest.mark.slow
 def test_another_network_of_the_same_shapes_is_refused_by_its_name(tmp_path: Path) -> None:
     path, _, _ = timm_checkpoint(tmp_path, "resnetblur50")
     source = read_source(str(path))
@@ -94,6 +100,7 @@ def test_another_network_of_the_same_shapes_is_refused_by_its_name(tmp_path: Pat
         import_network(source, {"preset": "resnet50"})
 
 
+@pytest.mark.slow
 def test_options_that_could_read_other_files_are_not_passed_on(tmp_path: Path) -> None:
     path, _, _ = timm_checkpoint(tmp_path, "resnet18")
     checkpoint: Any = read_checkpoint(path)
@@ -105,6 +112,7 @@ def test_options_that_could_read_other_files_are_not_passed_on(tmp_path: Path) -
         read_source(str(path))
 
 
+@pytest.mark.slow
 def test_options_of_another_network_are_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,6 +157,7 @@ def torchvision_checkpoint(path: Path) -> tuple[nn.Module, nn.Module]:
     return network, average.module
 
 
+@pytest.mark.slow
 def test_torchvisions_training_checkpoint(tmp_path: Path) -> None:
     network, average = torchvision_checkpoint(tmp_path / "checkpoint.pth")
     for weights, theirs in (("raw", network), ("ema", average), ("best", average)):
@@ -160,8 +169,9 @@ def test_torchvisions_training_checkpoint(tmp_path: Path) -> None:
         assert_same(imported.network, theirs)
 
 
+@pytest.mark.slow
 def test_timms_folder_for_the_hub_names_network_and_classes(tmp_path: Path) -> None:
-    network = with_statistics(timm.create_model("resnet18", num_classes=2))
+    network = with_statistics(timm().create_model("resnet18", num_classes=2))
     config = {"architecture": "resnet18", "num_classes": 2, "label_names": ["cat", "dog"]}
     config["pretrained_cfg"] = {
         "mean": [0.5] * 3,
@@ -297,7 +307,8 @@ def test_prefixes_of_what_was_around_the_network(prefix: str) -> None:
     assert "stage1.0.conv1.weight" in our_names(f"{prefix}{key}" for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_resnet_d_is_called_one(tmp_path: Path) -> None:
-    torch.save(timm.create_model("resnet18d", num_classes=10).state_dict(), tmp_path / "d.pth")
+    torch.save(timm().create_model("resnet18d", num_classes=10).state_dict(), tmp_path / "d.pth")
     with pytest.raises(UserError, match=r"d\.pth: this is a ResNet-D \(a stem of three 3x3 convolutions and"):
         read_source(str(tmp_path / "d.pth"))

@@ -22,6 +22,7 @@ MIXED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [(64, 64), (57, 75)])
 @pytest.mark.parametrize("description", [MIXED, {"preset": "regnety_200mf"}, {"preset": "resnet18"}])
 def test_network_is_what_hooks_see(
@@ -89,6 +90,7 @@ def test_images_too_small(description: dict[str, Any], resolution: Any, message:
         check_resolution(network_spec(**description), resolution)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("description", "resolution"),
     [

@@ -35,6 +35,7 @@ def assert_converts_exactly(
     assert_same_outputs(theirs, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "preset"),
     [
@@ -53,6 +54,7 @@ def test_torchvision_networks_compute_the_same(name: str, preset: str, randomise
     assert_converts_exactly(theirs, preset, randomise_norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "preset"),
     [

@@ -118,6 +118,7 @@ def test_same_order_and_same_start_from_the_same_seed(listed: dict[str, Any]) ->
         torch.testing.assert_close(our, their, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 def test_outputs_equal_to_the_bit(listed: dict[str, Any], train: bool, randomise_norms: Any) -> None:
     theirs, ours = transcription(listed), anynet_from_params(listed)

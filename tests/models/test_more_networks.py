@@ -44,6 +44,7 @@ def test_parameters_are_those_that_torchvision_states(name: str) -> None:
     assert network_complexity(network_spec(preset=preset)).params == stated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), TIMM.items())
 def test_layers_are_those_of_timm(name: str, preset: str) -> None:
     """Built without memory: the largest would need 5 GiB."""
@@ -70,6 +71,7 @@ def test_layers_are_those_of_timm(name: str, preset: str) -> None:
     assert len(converted) == len(theirs.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet26", pytest.param("wide_resnet50_2", marks=pytest.mark.slow)])
 def test_outputs_are_those_of_timm(name: str, randomise_norms: Callable[[nn.Module], None]) -> None:
     timm = pytest.importorskip("timm")

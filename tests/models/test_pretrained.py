@@ -142,6 +142,7 @@ def test_torchvision_without_a_connection(offline: Path) -> None:
         read_source("torchvision:resnet18")
 
 
+@pytest.mark.slow
 def test_timm_without_a_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -55,6 +55,7 @@ class TwoLayers(nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_plugin_parts_build_count_and_run(plugin_file: PluginFile, hooked: Callable[..., Any]) -> None:
     load_plugins([plugin_file(PLUGIN)])
     description: dict[str, Any] = {

@@ -71,6 +71,7 @@ def test_the_best_few_are_kept_beside_the_newest(blobs_config: Path, tmp_path: P
     assert set(steps(tmp_path / "run")) == {15} | {record["step"] for record in best}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["missing", "cut", "changed", "no manifest", "no progress", "empty manifest"]
 )
@@ -111,6 +112,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(blobs_config: Path, 
         fit(blobs_config, "--resume", str(tmp_path), *elsewhere)
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_half_written_is_no_checkpoint_and_goes_away(
     blobs_config: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +126,7 @@ def test_what_a_kill_left_half_written_is_no_checkpoint_and_goes_away(
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_going_on_from_an_earlier_checkpoint_sets_the_later_ones_aside(
     blobs_config: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +202,7 @@ def test_records_wait_for_a_full_disk_and_none_is_lost_or_cut(
     assert "2 records wait" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped bit", "no text", "bak", "strange name", "score of another type"])
 def test_what_is_no_checkpoint_does_not_keep_a_run_from_the_next_good_one(
     blobs_config: Path, tmp_path: Path, damage: str

@@ -11,7 +11,7 @@ from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.training.trainer import Trainer
 from tests.training.conftest import assert_same_run, signal_in_step, tensors_of
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerate")]
 
 EVERYTHING = (
     *(

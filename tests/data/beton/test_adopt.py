@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.system.errors import UserError
 
-pytest.importorskip("ffcv")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")]
 
 # Writes a file for each line of its input: path, order of the fields, file of the images.
 WRITE = """

@@ -115,6 +115,7 @@ def test_verify_says_which_sample_is_of_another_size(tmp_path: Path) -> None:
         verify_deep(path, workers=1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ffcv" not in LOADERS, reason="FFCV is not installed")
 @pytest.mark.parametrize("kind", SEGMENTS)
 def test_ffcv_still_reads_every_kind_of_jpeg(kind: str, tmp_path: Path) -> None:

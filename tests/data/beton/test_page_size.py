@@ -49,6 +49,7 @@ def test_a_maximum_resolution_makes_pages_no_larger_than_the_images_need(tmp_pat
     assert build([32] * 5, tmp_path / "a.beton", max_resolution=4000).page_size == SMALLEST_PAGE
 
 
+@pytest.mark.slow
 def test_stock_ffcv_reads_a_file_whose_pages_grew(tmp_path: Path) -> None:
     reader = pytest.importorskip("ffcv.reader")
     managers = pytest.importorskip("ffcv.memory_managers")

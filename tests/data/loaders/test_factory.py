@@ -272,6 +272,7 @@ def test_torchvisions_policies_depend_on_seed_epoch_and_sample_alone(
     assert not torch.equal(epoch(loaders[0], 2)[0], first)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 def test_what_ffcv_cannot_do_is_refused_or_left_to_torch(
     digits: Path, train: Make, evaluate: Make, caplog: pytest.LogCaptureFixture
@@ -291,6 +292,7 @@ def difference(first: Tensor, second: Tensor) -> tuple[float, float]:
     return per_image.mean().item(), per_image.max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 def test_photos_look_alike_in_both_loaders(
@@ -311,6 +313,7 @@ def test_photos_look_alike_in_both_loaders(
     assert torch.equal(ffcv[1], torchs[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 @pytest.mark.parametrize("resolution", [64, 200])
 def test_with_area_resizing_both_loaders_evaluate_the_same_pixels(
@@ -340,6 +343,7 @@ def test_the_device_loader_resizes_as_torchvision_does(
         assert (first != second).float().mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ffcv" not in PAIR, reason="FFCV is not installed")
 def test_without_resizing_photos_are_the_same(photo_betons: Path, evaluate: Make) -> None:
     """A crop as large as the resolution needs no resizing: raw pixels are equal.

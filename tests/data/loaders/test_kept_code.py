@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ffcv", reason="FFCV is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")]
 
 # argv: a .beton file. Reads it; prints how many images, and whether compiled code was found on disk.
 READ = """

@@ -65,6 +65,7 @@ def test_a_small_deviation_is_kept() -> None:
     assert scale((0.001, 0.2, 1e-5)) == (0.001, 0.2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize("loader", LOADERS)
 def test_data_with_a_constant_channel_trains_predicts_and_exports(
