@@ -25,6 +25,8 @@ from anynet_dist.runs.network_file import NetworkDescription, save_network  # no
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("class0", "class1", "class2")
+PATIENCE = 240
+"""Seconds after which a process counts as one that hangs, on a busy machine too; a test may take more."""
 
 # A stem whose gradients are not a number in the training steps that the environment names.
 BAD_STEM = """
@@ -220,7 +222,7 @@ def launch(request: pytest.FixtureRequest) -> Launch:
             launch_command(*args, processes=processes),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=False,
         )

@@ -11,7 +11,7 @@ import pytest
 from anynet_dist import cli
 from anynet_dist.cli import Parser, main
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -189,7 +189,7 @@ def test_what_the_file_system_refuses_is_one_sentence(tmp_path: Path) -> None:
     where = tmp_path / "file" / "folder"
     command = [sys.executable, "-m", "anynet_dist", "train", str(ROOT / "configs" / "digits" / "demo.yaml")]
     done = subprocess.run(
-        [*command, "--run.dir", str(where)], capture_output=True, text=True, check=False, timeout=100
+        [*command, "--run.dir", str(where)], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 2
     assert done.stderr.startswith("anynet: error: ")

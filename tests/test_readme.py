@@ -14,6 +14,7 @@ from PIL import Image
 from anynet_dist.cli import Parser
 from anynet_dist.config import load_config
 from anynet_dist.models.anynet import build_anynet
+from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,7 +84,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             check=False,
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"

@@ -15,7 +15,7 @@ import pytest
 from anynet_dist.cli import main
 from anynet_dist.cluster.run_files import BLOCK, LONGEST
 from anynet_dist.cluster.status import RunStatus, find_runs, statuses
-from tests.conftest import launch_command
+from tests.conftest import PATIENCE, launch_command
 
 HEALTHY, DAMAGED = "healthy", "the other"
 ODD_VALUES: tuple[object, ...] = (
@@ -73,7 +73,7 @@ def trained(blobs: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -
     options += ["--data.test", blobs / "val", "--data.loader", "device", "--train.global_batch", 24]
     options += ["--data.mean", "0.3", "0.3", "0.3", "--data.std", "0.2", "0.2", "0.2", "--train.epochs", 5]
     command = launch_command("train", root / "configs/digits/demo.yaml", *options, processes=1)
-    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
     (run / "slurm").mkdir()
     note = {"job": "7", "time": "2020-01-01T00:00:00+00:00", "command": ["sbatch"]}
     (run / "slurm" / "submitted.json").write_text(json.dumps(note))

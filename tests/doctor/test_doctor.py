@@ -17,6 +17,7 @@ from anynet_dist.doctor import environment, machine
 from anynet_dist.doctor.findings import Finding, run_check
 from anynet_dist.doctor.report import _by_machine
 from anynet_dist.system.distributed import LAUNCHER
+from tests.conftest import PATIENCE
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +36,7 @@ def doctor(*words: str, ulimit: int = 8192, **variables: str) -> subprocess.Comp
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -124,7 +125,7 @@ def test_srun_without_a_launcher_is_enough(tmp_path: Path) -> None:
         )
         for rank in ("0", "1")
     ]
-    first, second = [rank.communicate(timeout=120)[0] for rank in ranks]
+    first, second = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], first
     assert f"2 processes meet at localhost:{10000 + int(job) % 20000}" in first
     assert second == ""

@@ -15,7 +15,7 @@ from anynet_dist.export.hub import write_hub_folder
 from anynet_dist.inference.predict import predict
 from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.system.errors import UserError
-from tests.conftest import Start
+from tests.conftest import PATIENCE, Start
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def hub_cache(trained: TrainedNetwork, tmp_path: Path) -> Path:
 def test_a_network_of_the_hub_by_its_name(hub_cache: Path, photo: Path, start: Start) -> None:
     offline = {"HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
     process = start("predict", "hf:pets/small", photo, **offline)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert "cat" in output
     process = start("predict", "hf:pets/large", photo, **offline)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "hf:pets/large: the Hub is not reached and its cache has no copy" in output
     assert "Traceback" not in output
@@ -99,7 +99,7 @@ def test_a_hub_that_is_not_there_is_one_sentence(tmp_path: Path, photo: Path, st
         "HF_HUB_OFFLINE": "0",
     }
     process = start("predict", "hf:pets/small", photo, **nowhere)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert "hf:pets/small: the Hub is not reached and its cache has no copy" in output
     assert "Traceback" not in output

@@ -17,6 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from anynet_dist.runs.metrics_log import read_records
+from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "launch" / "README.md").read_text()
@@ -72,7 +73,7 @@ def start(words: list[str]) -> Process:
 
 def output(process: Process, code: int = 0) -> str:
     try:
-        text, _ = process.communicate(timeout=120)
+        text, _ = process.communicate(timeout=PATIENCE)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -31,7 +31,7 @@ def offline_payloads(file: Path) -> Iterator[bytes]:
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", content, position)
-        if kind == 0:
+        if kind == 0 or position + 7 + length > len(content):  # the end, or a record that is being written
             return
         record += content[position + 7 : position + 7 + length]
         position += 7 + length

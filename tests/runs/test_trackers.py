@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from anynet_dist.runs.metrics_log import read_records
-from tests.conftest import Start
+from tests.conftest import PATIENCE, Start
+from tests.runs.test_metrics_log import wandb_history
 from tests.runs.wandb_server import WandbServer
 from tests.training.conftest import wait_for_step
 
@@ -40,6 +41,11 @@ def history(server: WandbServer) -> list[dict[str, Any]]:
     return [row for _, row in sorted(run.history.items())]
 
 
+def steps_of_wandb(run: Path) -> list[int]:
+    """The steps with a loss in the offline records on the disk."""
+    return [row["global_step"] for row in wandb_history(run / "wandb") if "train/loss" in row]
+
+
 def service_of(process: subprocess.Popen[str]) -> psutil.Process:
     children = psutil.Process(process.pid).children(recursive=True)
     return next(child for child in children if child.name().startswith("wandb-core"))
@@ -53,7 +59,7 @@ def test_a_run_that_was_preempted_goes_on_as_the_same_run_with_rising_steps(
     wait_for_step(tmp_path / "run", 8)
     for process in (service_of(running), psutil.Process(running.pid)):  # as SLURM does, to all of a job
         process.send_signal(signal.SIGUSR1)
-    output, _ = running.communicate(timeout=90)
+    output, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 75, output
     (run,) = server.runs.values()
     assert (run.preempting, run.exit_codes) == (True, [75]), output
@@ -75,12 +81,14 @@ def test_a_run_outlives_its_helper_process_and_says_so_once(
     wait_for_step(tmp_path / "run", 5)
     service = service_of(running)
     service.send_signal(harm)
-    output, _ = running.communicate(timeout=120)
+    output, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, output
     told = "failed and is left out from here on" if harm != signal.SIGSTOP else "did not finish within"
     assert output.count(told) == 1, output
     assert "Traceback" not in output
-    assert read_records(tmp_path / "run" / "metrics.jsonl")[-1]["test/top1"] >= 0
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 301))
+    assert records[-1]["test/count"] == 37
     assert not service.is_running() or service.status() == psutil.STATUS_ZOMBIE
 
 
@@ -112,16 +120,20 @@ def test_offline_records_are_on_the_disk_when_the_run_is_killed(
 ) -> None:
     running = start("train", blobs_config, "--train.epochs", "1000", "--tracking.wandb", "offline")
     wait_for_step(tmp_path / "run", 20)
-    time.sleep(2)
-    steps = read_records(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
-    time.sleep(2.5)
-    for process in (service_of(running), psutil.Process(running.pid)):
+    service = service_of(running)
+    # By itself wandb writes every 15 s.
+    assert service.environ()["WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL"] == "1"
+    end = time.monotonic() + PATIENCE
+    while 20 not in steps_of_wandb(tmp_path / "run"):
+        assert time.monotonic() < end, "step 20 was not written"
+        time.sleep(0.1)
+    assert running.poll() is None
+    for process in (service, psutil.Process(running.pid)):
         process.kill()
     running.communicate()
-    from tests.runs.test_metrics_log import wandb_history
-
-    shown = [row["global_step"] for row in wandb_history(tmp_path / "run" / "wandb") if "train/loss" in row]
-    assert max(shown) >= steps
+    shown = steps_of_wandb(tmp_path / "run")
+    assert shown == list(range(1, max(shown) + 1))
+    assert max(shown) >= 20
 
 
 def test_no_secret_reaches_any_file_of_a_run(
@@ -134,7 +146,7 @@ def test_no_secret_reaches_any_file_of_a_run(
     secrets |= {"AWS_SECRET_ACCESS_KEY": "planted+too", "HUGGING_FACE_HUB_TOKEN": "hf_planted_as_well"}
     options = ("--tracking.tensorboard", "true", "--tracking.tags", "https://u:planted-as-tag@h", *ONLINE)
     running = start("train", blobs_config, *options, **secrets)
-    output, _ = running.communicate(timeout=120)
+    output, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, output
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 10

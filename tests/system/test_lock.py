@@ -14,12 +14,12 @@ from anynet_dist.system.errors import UserError
 from anynet_dist.system.lock import Lock, is_held
 
 HOLD = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from anynet_dist.system.lock import Lock
 lock = Lock(Path(sys.argv[1]), "the folder is in use")
 print("held", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 

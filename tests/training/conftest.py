@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.training.trainer import Trainer
+from tests.conftest import PATIENCE
 
 TIMES = {"time", "images_per_second", "data_wait", "eta_seconds", "peak_memory_gib"}
 
@@ -29,7 +30,7 @@ def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) ->
     trained.optimizer.optimizer.register_step_post_hook(send)
 
 
-def wait_for_step(run: Path, step: int, seconds: float = 90) -> None:
+def wait_for_step(run: Path, step: int, seconds: float = PATIENCE) -> None:
     """Wait until a run in other processes has logged a step."""
     end = time.monotonic() + seconds
     while not (run / "metrics.jsonl").exists() or read_records(run / "metrics.jsonl")[-1:] == []:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Launch
+from tests.conftest import PATIENCE, Launch
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_too_few_open_files_are_a_sentence(blobs_config: Path, limit: int) -> No
         ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "bash", *command],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr

@@ -20,6 +20,7 @@ from anynet_dist.data.beton.verify import verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples, BetonSamples, FolderSamples
 from anynet_dist.system.errors import UserError
+from tests.conftest import PATIENCE
 
 CLASSES = ("even", "odd")
 
@@ -228,7 +229,7 @@ except UserError as error:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_write_that_the_system_refuses_ends_the_build_with_a_message(tmp_path: Path, workers: int) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(workers)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert f"{tmp_path / 'train.beton'}: not written: File too large" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -303,7 +304,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path: Path, st
     process = start_build(tmp_path)
     children = wait_for_children(process.pid)
     process.send_signal(stop)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert not (tmp_path / "train.beton").exists()
     assert not (tmp_path / "train.beton.json").exists()
@@ -315,7 +316,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path: Path, st
 def test_a_killed_worker_ends_the_build_with_a_message(tmp_path: Path) -> None:
     process = start_build(tmp_path)
     os.kill(wait_for_children(process.pid)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert "a worker process was killed" in errors
     assert list(tmp_path.iterdir()) == []
 
@@ -344,8 +345,8 @@ def wait_for_children(pid: int) -> list[int]:
     return found
 
 
-def wait_until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

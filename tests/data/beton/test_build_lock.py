@@ -14,12 +14,12 @@ from anynet_dist.data.beton.build_lock import build_lock
 from anynet_dist.system.errors import UserError
 
 HOLD = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from anynet_dist.data.beton.build_lock import build_lock
 with build_lock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 

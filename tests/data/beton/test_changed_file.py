@@ -13,6 +13,7 @@ import pytest
 from anynet_dist.data.beton.file import BetonFile
 from anynet_dist.data.beton.format import BetonError, read_table
 from anynet_dist.data.loaders.factory import ffcv_installed
+from tests.conftest import PATIENCE
 
 NAMES = ["torch", "ffcv"] if ffcv_installed() else ["torch"]
 READ = """
@@ -96,7 +97,7 @@ def test_a_loader_ends_with_an_error(change, name: str, copy: Path) -> None:  # 
         assert process.stdout is not None
         assert process.stdout.readline() == "reading\n"
         change(copy)
-        shown, complaints = process.communicate(timeout=60)
+        shown, complaints = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, complaints
     assert "raw.beton: changed while in use" in shown
     assert "Traceback" not in shown

@@ -15,6 +15,7 @@ from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import JPEG, RAW, read_table
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples
+from tests.conftest import PATIENCE
 
 CASES_A_PROCESS = 1000
 
@@ -108,7 +109,11 @@ def fuzz(folder: Path, cases: int, loader: str) -> Counter[str]:
         count = min(CASES_A_PROCESS, cases - first)
         arguments = [str(path), str(seed), str(count), str(folder / "damaged"), loader]
         result = subprocess.run(
-            [sys.executable, "-c", FUZZ, *arguments], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", FUZZ, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert result.returncode == 0, f"batch {seed} ended with {result.returncode}:\n{result.stderr}"
         ends.update(json.loads(result.stdout.splitlines()[-1]))
@@ -124,6 +129,7 @@ def test_no_random_damage_goes_unnoticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a hang ends its batch before
 def test_no_random_damage_crashes_ffcv(tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     ends = fuzz(tmp_path, 2000, "ffcv")

@@ -16,6 +16,7 @@ from anynet_dist.data.beton import format as fmt
 from anynet_dist.data.beton.build import checksums_path, describe, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions, Written, write_tables
 from anynet_dist.system.files import write_json
+from tests.conftest import PATIENCE
 
 SIDE, STRIDE = 4, 64  # images of 48 bytes, 64 apart, so that none lies across a page's end
 PAGE = 2**23
@@ -92,7 +93,7 @@ def measure(large: Path, small: Path, loader: str) -> dict[str, dict[str, float]
         capture_output=True,
         text=True,
         check=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     found = json.loads(result.stdout.splitlines()[-1])
     # sample s has pixels s % 251 and labels s % 1000, so one sample in 251,000 has a given pair

@@ -1,7 +1,7 @@
 import json
 import multiprocessing
 import os
-import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ from anynet_dist.data.beton.build import sidecar_path, verify_beton
 from anynet_dist.data.beton.format import BetonError
 from anynet_dist.data.beton.staging import Staged, stage
 from anynet_dist.system.errors import UserError
+from tests.conftest import PATIENCE
 
 
 @pytest.fixture
@@ -59,20 +60,20 @@ def test_a_disk_that_is_too_small_is_named(
         stage(source, tmp_path)
 
 
-def _stage(source: Path, folder: Path, out: Path) -> None:
-    time.sleep(max(0.0, float(out.with_name("start").read_text()) - time.time()))
+def _stage(together: Barrier, source: Path, folder: Path, out: Path) -> None:
+    together.wait()
     out.write_text(json.dumps(stage(source, folder).seconds))
 
 
 def test_of_several_at_once_one_copies(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "start").write_text(str(time.time() + 0.5))
     context = multiprocessing.get_context("fork")
+    together, folder = context.Barrier(4), tmp_path / "disk"
     outs = [tmp_path / str(number) for number in range(4)]
-    processes = [context.Process(target=_stage, args=(source, tmp_path / "disk", out)) for out in outs]
+    processes = [context.Process(target=_stage, args=(together, source, folder, out)) for out in outs]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE)
     assert [out.read_text() == "null" for out in outs].count(False) == 1
 
 

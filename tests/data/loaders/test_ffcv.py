@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def test_a_stalled_thread_is_raised_not_waited_for(digits: Path, caplog: pytest.
 
 
 def test_a_thread_that_dies_is_noticed_at_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = loader(digits / "train.beton")
+    batches = loader(digits / "train.beton", stall_seconds=10_000)  # longer than a test may take
     make, died = ffcv_loader._Epoch._offer, threading.Event()
 
     def die(thread: ffcv_loader._Epoch, item: Any) -> bool:
@@ -144,10 +143,8 @@ def test_a_thread_that_dies_is_noticed_at_once(digits: Path, monkeypatch: pytest
         return make(thread, item)
 
     monkeypatch.setattr(ffcv_loader._Epoch, "_offer", die)
-    start = time.monotonic()
     with pytest.raises(RunError, match=r"died without saying why, while making batch 1 of epoch 0"):
         list(batches)
-    assert time.monotonic() - start < 10
 
 
 WORKQUEUE = """
@@ -263,7 +260,6 @@ def test_a_process_that_ends_amid_an_epoch_ends_cleanly(digits: Path) -> None:
 PARTIAL_EPOCHS = """
 import sys
 import threading
-import time
 import numpy as np
 import psutil
 import torch

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 pytestmark = pytest.mark.slow
 
 READS = """
@@ -52,7 +54,7 @@ def read(script: Path, images: Path, mount: str = "") -> subprocess.CompletedPro
         if os.geteuid() != 0:
             pytest.skip("only root can mount a small /dev/shm")
         command = ["unshare", "-m", "sh", "-c", f'{mount}; exec "$@"', "sh", *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_batches_that_do_not_fit_come_through_pipes_with_one_warning(script: Path, blobs: Path) -> None:

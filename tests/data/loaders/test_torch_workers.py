@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from anynet_dist.data.loaders.factory import train_loader
+from tests.conftest import PATIENCE
 
 READS = """
-import sys, time
+import signal, sys
 from pathlib import Path
 import torch
 from anynet_dist.data.loaders.factory import train_loader
@@ -31,17 +32,19 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("what", "stop"), [("time.sleep(100)", signal.SIGKILL), ("raise RuntimeError", None)]
-)
+@pytest.mark.parametrize(("what", "stop"), [("signal.pause()", signal.SIGKILL), ("raise RuntimeError", None)])
 def test_none_outlives_the_process_that_reads(
     blobs: Path, tmp_path: Path, what: str, stop: signal.Signals | None
 ) -> None:
     script = tmp_path / "reads.py"
-    waits = "time.sleep(2);"  # long enough for this test to look
+    waits = "sys.stdin.readline();"  # until this test has looked
     script.write_text(READS.replace("{what}", waits + what))
     with subprocess.Popen(
-        [sys.executable, script, blobs / "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, script, blobs / "train"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reads\n"
@@ -49,8 +52,8 @@ def test_none_outlives_the_process_that_reads(
         assert len(helpers) >= 2
         if stop is not None:
             process.send_signal(stop)
-        process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(helpers, timeout=20)
+        process.communicate("looked\n", timeout=PATIENCE)
+    _, alive = psutil.wait_procs(helpers, timeout=PATIENCE)
     assert alive == []
 
 

@@ -17,6 +17,7 @@ from anynet_dist.config import Config, load_config
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed import ddp, deepspeed, engine
 from anynet_dist.training.distributed.batch_plan import BatchPlan
+from tests.conftest import PATIENCE
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
@@ -200,7 +201,12 @@ def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
         command += [str(script), "train", str(blobs_config), *options]
         command += ["--train.max_steps", steps, "--resume", "auto"]
         done = subprocess.run(
-            command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=240, check=False
+            command,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "engine FSDP2: as the launcher asks" in done.stdout

@@ -16,7 +16,7 @@ import torch
 
 from anynet_dist.training.distributed.batch_plan import plan_batches
 from anynet_dist.training.resilience.faults import Peer, lost_rank, out_of_memory
-from tests.conftest import ROOT, Start
+from tests.conftest import PATIENCE, ROOT, Start
 from tests.training.conftest import assert_same_run, wait_for_step
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,7 +89,7 @@ def test_a_batch_too_large_for_the_memory_ends_the_run_with_advice(
     wide: tuple[str, ...] = ("--model.num_channels", "8", "2048", "2048", "--data.train_res", "64")
     wide += ("--train.global_batch", "72", "--data.val_fraction", "0")
     command = [sys.executable, "-c", OUT_OF_MEMORY, "train", str(blobs_config), *wide]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert result.returncode == 1
     assert "anynet: error: out of memory on cpu with 72 images of 64 x 64 in fp32" in result.stderr
     assert "--train.max_device_batch 36 accumulates 2 such batches" in result.stderr
@@ -117,11 +117,11 @@ def test_without_a_launcher_the_rank_left_over_ends_by_itself_and_names_the_one_
     helpers = [child for rank in ranks for child in psutil.Process(rank.pid).children(recursive=True)]
     assert len(helpers) > 4, "a server, its workers"
     ranks[victim].kill()
-    output, _ = ranks[1 - victim].communicate(timeout=60)
+    output, _ = ranks[1 - victim].communicate(timeout=PATIENCE)
     assert ranks[1 - victim].returncode == 1
     assert f"rank {victim} (process {ranks[victim].pid} on {socket.gethostname()}) is gone" in output
     assert "Traceback" not in output
-    psutil.wait_procs(helpers, timeout=30)
+    psutil.wait_procs(helpers, timeout=PATIENCE)
     assert not [helper for helper in helpers if helper.is_running()], "no orphans"
     assert not (tmp_path / "run" / "resume_me").exists(), "it did not ask to be resumed"
 
@@ -155,7 +155,7 @@ def test_accelerate_names_the_dead_rank_starts_all_again_and_the_run_goes_on(
         wait_for_step(tmp_path / "run", 12)
         killed = time.time()
         ranks_of(running)[1].send_signal(signal.SIGKILL)
-        output, _ = running.communicate(timeout=150)
+        output, _ = running.communicate(timeout=PATIENCE)
     finally:
         for child in psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []:
             child.kill()

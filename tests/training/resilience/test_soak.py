@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from anynet_dist.runs.metrics_log import read_records
-from tests.conftest import Start
+from tests.conftest import PATIENCE, Start
 from tests.training.conftest import assert_same_run, wait_for_step
 
 HOW = ("SIGKILL rank 0", "SIGKILL rank 1", "SIGKILL all", "SIGTERM", "SIGUSR1")
@@ -62,12 +62,12 @@ def disturb(ranks: list[subprocess.Popen[str]], how: str) -> None:
 def ends(ranks: list[subprocess.Popen[str]], how: str) -> list[str]:
     """What the ranks said, once both have ended; where one does not, fail with what all threads do."""
     try:
-        return [rank.communicate(timeout=90)[0] for rank in ranks]
+        return [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     except subprocess.TimeoutExpired:
         states = [f"rank {number}: {rank.poll()}" for number, rank in enumerate(ranks)]
         for rank in ranks:
             rank.send_signal(signal.SIGABRT)  # faulthandler shows the stacks of all threads
-        time.sleep(2)
+        psutil.wait_procs([psutil.Process(rank.pid) for rank in ranks if rank.poll() is None], timeout=10)
         helpers = [
             f"{p.pid} {p.status()} {p.cmdline()}"
             for p in psutil.process_iter()

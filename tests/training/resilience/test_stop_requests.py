@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from anynet_dist.config import load_config
+from anynet_dist.system.distributed import job_end
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.training.resilience.stop_requests import SECOND_PRESS_S
 from anynet_dist.training.trainer import Trainer
-from tests.conftest import Start
+from tests.conftest import PATIENCE, Start
 from tests.training.conftest import assert_same_run, signal_in_step, wait_for_step
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -62,7 +63,7 @@ def test_ctrl_c_a_second_time_stops_at_once(blobs_config: Path, tmp_path: Path) 
 
     def press_again() -> int:
         if pending():
-            time.sleep(SECOND_PRESS_S)
+            stopped.stop_requests.noted -= SECOND_PRESS_S  # the first press was so long ago
             os.kill(os.getpid(), signal.SIGINT)
         return pending()
 
@@ -83,10 +84,22 @@ def test_the_run_saves_and_stops_before_its_time_is_up(
         options += ("--run.max_time", "00:00:03", "--run.stop_margin", "1")
     else:
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 63))
-    started = time.monotonic()
+    started = time.time()
+    stopped, asked = trainer(blobs_config, *options), list[int]()
+    (moment,) = stopped.stop_requests.limits.values()
+    end = moment + stopped.config.run.stop_margin
+    assert end == (job_end() if job_end() else pytest.approx(started + 3, abs=time.time() - started))
+    pending = stopped.stop_requests.pending
+
+    def note() -> int:
+        asked.append(pending())
+        return asked[-1]
+
+    stopped.stop_requests.pending = note  # type: ignore[method-assign]
     with pytest.raises(StoppedEarly, match=limit):
-        trainer(blobs_config, *options).fit()
-    assert time.monotonic() - started < 20
+        stopped.fit()
+    assert asked[-1]
+    assert not any(asked[:-1]), "it stopped when the ranks first looked after the moment"
     assert (tmp_path / "run" / "resume_me").exists()
 
 
@@ -105,7 +118,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_the_same_command_goes_on(
     assert loader_workers
     for process in [*loader_workers, ranks[1]]:  # as a scheduler does
         process.send_signal(signal.SIGUSR1)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
     assert "received SIGUSR1: saving and stopping" in output
     assert "exitcode  : 75" in output
@@ -126,7 +139,7 @@ def test_the_launcher_passes_sigterm_on_and_the_exit_code_of_one_process_says_re
         )
         wait_for_step(tmp_path / "run", 5 * processes)
         running.terminate()
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=PATIENCE)
         assert "received SIGTERM: saving and stopping" in output
         assert (tmp_path / "run" / "resume_me").exists()
         if processes == 1:

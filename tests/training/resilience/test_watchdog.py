@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from anynet_dist.system.output import TolerantStream
-from tests.conftest import Start, launch_command
+from tests.conftest import PATIENCE, Start, launch_command
 from tests.training.conftest import wait_for_step
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_a_rank_that_waits_for_one_that_never_comes_can_be_stopped_and_names_it(
     missing = "rank 1 of 2" if rank == 0 else f"rank 0 at 127.0.0.1:{free_port}"
     read_until(waiting, f"warning: rank {rank} has waited 5 s for {missing}")
     waiting.send_signal(number)
-    output, _ = waiting.communicate(timeout=60)
+    output, _ = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 75, output
     if rank == 0:  # the others only speak when something is wrong
         assert f"received {signal.Signals(number).name} while waiting for {missing}" in output
@@ -81,7 +81,7 @@ def test_a_rank_that_never_comes_ends_the_run_in_its_time_and_is_named(
     blobs_config: Path, start: Start, free_port: int
 ) -> None:
     waiting = start("train", blobs_config, "--run.timeout", "0.02", **world(0, free_port, size=3))
-    output, _ = waiting.communicate(timeout=60)
+    output, _ = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 1
     assert "ranks 1, 2 of 3 did not come within 1 s" in output
     assert "Traceback" not in output
@@ -92,7 +92,7 @@ def test_a_port_in_use_is_named(blobs_config: Path, start: Start) -> None:
         other.bind(("", 0))
         other.listen()
         port = other.getsockname()[1]
-        output, _ = (rank := start("train", blobs_config, **world(0, port))).communicate(timeout=60)
+        output, _ = (rank := start("train", blobs_config, **world(0, port))).communicate(timeout=PATIENCE)
     assert rank.returncode == 2
     assert f"rank 0 cannot listen at 127.0.0.1:{port}" in output
     assert "Traceback" not in output
@@ -112,7 +112,7 @@ def test_a_run_with_a_stopped_rank_can_be_ended_and_names_it(
         ranks[0].send_signal(signal.SIGINT)
         time.sleep(1.2)
         ranks[0].send_signal(signal.SIGINT)
-    output, _ = ranks[0].communicate(timeout=60)
+    output, _ = ranks[0].communicate(timeout=PATIENCE)
     assert ranks[0].returncode == 128 + (signal.SIGTERM if press == "SIGTERM" else signal.SIGINT)
     assert f"rank 1 (process {ranks[1].pid} on {socket.gethostname()}) is stopped" in output
     assert "Traceback" not in output
@@ -134,7 +134,7 @@ def test_a_rank_that_hangs_is_named_by_itself_and_by_the_file_and_line_where_it_
     for rank in ranks:
         rank.terminate()
     for rank in ranks:
-        rank.communicate(timeout=100)
+        rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 128 + signal.SIGTERM
 
 
@@ -152,7 +152,7 @@ def test_a_worker_of_the_loader_that_hangs_or_dies_does_not_keep_the_run_from_en
     if fault == signal.SIGSTOP:
         time.sleep(1)
         running.terminate()
-    output, _ = running.communicate(timeout=100)
+    output, _ = running.communicate(timeout=PATIENCE)
     if fault == signal.SIGSTOP:
         assert running.returncode == 128 + signal.SIGTERM
         assert "waited" in output
@@ -161,7 +161,7 @@ def test_a_worker_of_the_loader_that_hangs_or_dies_does_not_keep_the_run_from_en
         assert running.returncode == 1
         assert f"a worker process of the loader ({workers[0].pid}) ended unexpectedly" in output
     assert "Traceback" not in output
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=PATIENCE)
     assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -184,8 +184,8 @@ def test_ranks_whose_launcher_is_gone_save_and_stop(
         wait_for_step(tmp_path / "run", 12)
         family = psutil.Process(launched.pid).children(recursive=True)
         launched.send_signal(number)
-        launched.wait(timeout=30)
-        _, alive = psutil.wait_procs(family, timeout=60)
+        launched.wait(timeout=PATIENCE)
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     finally:
         launched.kill()
         for child in family:
@@ -207,7 +207,7 @@ def test_sighup_saves_and_stops_unless_nohup_has_it_ignored(
         signal.signal(signal.SIGHUP, before)
     wait_for_step(tmp_path / "run", 5)
     running.send_signal(signal.SIGHUP)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == (0 if ignored else 75)
     assert ("received SIGHUP: saving and stopping" in output) != ignored
 
@@ -234,7 +234,7 @@ def test_output_that_is_lost_does_not_change_the_result(
         os.close(ours)
         wait_for_step(tmp_path / "run", 5)
         os.close(theirs)
-        assert running.wait(timeout=100) == 0
+        assert running.wait(timeout=PATIENCE) == 0
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert '"finished"' in (tmp_path / "run" / "status.json").read_text()
 
