@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from anynet_dist.config import load_config
+from anynet_dist.config import dump_config, load_config
 from anynet_dist.models.anynet import build_anynet
+from anynet_dist.models.complexity import network_complexity
+from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.training.build import check_network, model_arguments
 from anynet_dist.training.distributed.batch_plan import plan_batches
 
@@ -19,18 +21,26 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_config_loads(path: Path) -> None:
-    load_config(path)
+def test_config_loads(path: Path, tmp_path: Path) -> None:
+    """And the copy that a run saves of it reads back the same."""
+    config = load_config(path).config
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config))
+    assert load_config(copy).config == config
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_builds_its_network_and_shares_its_batch(path: Path) -> None:
     config = load_config(path).config
     check_network(config)
-    network = build_anynet(**{"num_classes": 10, **model_arguments(config)})
-    assert sum(parameter.numel() for parameter in network.parameters()) > 0
+    arguments = {"num_classes": 10, **model_arguments(config)}
+    network = build_anynet(**arguments)
+    counted = network_complexity(network_spec(**arguments), config.data.train_res or 224)
+    assert sum(parameter.numel() for parameter in network.parameters()) == counted.params
+    assert counted.flops, "the images are large enough for the network"
     for world_size in (1, 2, 4, 8):
-        plan_batches(config.train.global_batch, world_size)
+        plan = plan_batches(config.train.global_batch, world_size)
+        assert plan.device_batch * plan.accumulation * world_size == config.train.global_batch
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)

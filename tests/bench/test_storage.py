@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from anynet_dist.bench import storage as plan
@@ -83,6 +86,6 @@ def test_costs_are_measured_on_the_images(photos: Path, monkeypatch: pytest.Monk
 
 def test_this_machine(tmp_path: Path) -> None:
     machine = this_machine(tmp_path / "not" / "there" / "yet")
-    assert machine.cores >= 1
-    assert machine.memory > 0
-    assert machine.disk_free > 0
+    assert 1 <= machine.cores <= (os.cpu_count() or 1)
+    assert 0 < machine.memory <= psutil.virtual_memory().total
+    assert 0 < machine.disk_free <= shutil.disk_usage(tmp_path).total
