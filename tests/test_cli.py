@@ -57,6 +57,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("anynet ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "exit_code"), [(["--version"], 0), (["confg"], 2)])
 def test_a_rank_ends_with_its_exit_code_while_a_thread_still_has_tensors(
     words: list[str], exit_code: int
@@ -175,6 +176,7 @@ def test_a_script_may_choose_the_exit_code_of_a_stopped_run(monkeypatch: pytest.
     assert main([]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_build_is_not_lost_with_its_output(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "anynet_dist", "data", "build", "digits", "--out", str(tmp_path)]
@@ -184,6 +186,7 @@ def test_a_build_is_not_lost_with_its_output(tmp_path: Path) -> None:
     assert (tmp_path / "val.beton.json").exists()
 
 
+@pytest.mark.slow
 def test_what_the_file_system_refuses_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     where = tmp_path / "file" / "folder"

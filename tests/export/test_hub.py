@@ -84,6 +84,7 @@ def test_scores_are_those_of_the_very_weights(blobs_config: Path, tmp_path: Path
     assert averaged["val"]["loss"] == first["val/ema_loss"]
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_go_along_but_are_not_run_unasked(
     trained: TrainedNetwork, tmp_path: Path, launch: Launch
 ) -> None:

@@ -55,6 +55,7 @@ def assert_same(theirs: nn.Module, trained: TrainedNetwork, side: int = 64) -> N
         assert (theirs.eval()(images) - expected).abs().max() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name"),
     [

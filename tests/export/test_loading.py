@@ -79,6 +79,7 @@ def hub_cache(trained: TrainedNetwork, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_a_network_of_the_hub_by_its_name(hub_cache: Path, photo: Path, start: Start) -> None:
     offline = {"HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
     process = start("predict", "hf:pets/small", photo, **offline)
@@ -92,6 +93,7 @@ def test_a_network_of_the_hub_by_its_name(hub_cache: Path, photo: Path, start: S
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_is_one_sentence(tmp_path: Path, photo: Path, start: Start) -> None:
     nowhere = {
         "HF_HUB_CACHE": str(tmp_path / "empty"),

@@ -237,6 +237,7 @@ def steps_of_good(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in paths if find_damage(path) is None)
 
 
+@pytest.mark.slow
 def test_links_left_by_a_kill_or_lost_in_a_copy_are_put_right_at_the_next_start(
     blobs_config: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_a_random_state_that_cannot_be_read_is_refused(
         fit(blobs_config, "--resume", str(last), "--train.epochs", "3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["lost", "cut", "damaged", "changed"])
 def test_a_log_that_is_not_what_it_was_is_reported(
     blobs_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str

@@ -94,6 +94,7 @@ UNUSABLE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("fault", UNUSABLE)
 def test_a_run_without_a_usable_checkpoint_is_refused_and_left_as_it_is(

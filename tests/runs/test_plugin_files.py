@@ -93,6 +93,7 @@ def test_a_plugin_that_has_moved_is_no_change_and_a_changed_one_is_taken_on_requ
     assert "GELU" in str(network)
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_afresh_keeps_the_plugin_of_now_and_other_files_beside_it(
     blobs_config: Path, plugin: Path, tmp_path: Path
 ) -> None:

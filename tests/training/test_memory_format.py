@@ -56,6 +56,7 @@ def test_it_is_measured_without_touching_the_network(network: nn.Module, cache: 
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("busy")
 def test_a_busy_machine_does_not_change_what_was_chosen(network: nn.Module) -> None:
     """What is much faster is found much faster beside others, too: it is processor time that counts."""

@@ -68,6 +68,7 @@ def transcribed(
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_twenty_steps_are_those_of_the_recipe(name: str) -> None:
     torch.manual_seed(0)

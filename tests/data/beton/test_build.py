@@ -226,6 +226,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_write_that_the_system_refuses_ends_the_build_with_a_message(tmp_path: Path, workers: int) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(workers)]

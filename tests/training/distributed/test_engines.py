@@ -149,6 +149,7 @@ def test_fsdp_version_1_is_refused(blobs_config: Path, monkeypatch: pytest.Monke
         engine.choose_engine(config(blobs_config))
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_deepspeeds_files_are_read_without_running_what_is_in_them(tmp_path: Path) -> None:
     class Harmful:

@@ -25,6 +25,7 @@ def trainer(config: Path, *overrides: str) -> Trainer:
     return Trainer(load_config(config, overrides).config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "option"),
     [
