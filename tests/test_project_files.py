@@ -52,15 +52,17 @@ def test_a_hook_stops_a_commit_with_an_unused_import(tmp_path: Path) -> None:
     """In a repository of its own with the shipped hooks, by pre-commit itself."""
     pytest.importorskip("pre_commit")
 
-    def git(*words: str) -> subprocess.CompletedProcess[str]:
-        who = ("-c", "user.name=any", "-c", "user.email=any@example.org")
-        environment = {**os.environ, "PRE_COMMIT_HOME": str(tmp_path / "cache"), "SKIP": "mypy,shellcheck"}
-        for name in [name for name in environment if name.startswith("GIT_")]:
-            del environment[name]
-        command = ["git", *who, *words]
+    # Without git's own variables: run from a hook, they name the repository that the hook belongs to.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"PRE_COMMIT_HOME": str(tmp_path / "cache"), "SKIP": "mypy,shellcheck"}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, check=False
         )
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return run("git", "-c", "user.name=any", "-c", "user.email=any@example.org", *words)
 
     work = tmp_path / "work"
     work.mkdir()
@@ -70,9 +72,7 @@ def test_a_hook_stops_a_commit_with_an_unused_import(tmp_path: Path) -> None:
     with (work / ".gitignore").open("a") as ignored:
         ignored.write(".venv\n")  # a link here
     git("init", "-q")
-    installed = subprocess.run(
-        [sys.executable, "-m", "pre_commit", "install"], cwd=work, capture_output=True, text=True, check=False
-    )
+    installed = run(sys.executable, "-m", "pre_commit", "install")
     assert installed.returncode == 0, installed.stderr
     (work / "good.py").write_text('"""Says nothing."""\n')
     git("add", "--all")

@@ -8,7 +8,7 @@ import pytest
 from anynet_dist.runs.metrics_log import read_records
 from tests.conftest import Launch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 SAVE_ALL = ("--checkpoint.every", "1 step", "--checkpoint.keep_last", "100")
 
