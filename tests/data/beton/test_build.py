@@ -300,6 +300,7 @@ with _tidy_when_terminated():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path: Path, stop: signal.Signals) -> None:
     process = start_build(tmp_path)
@@ -314,6 +315,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path: Path, st
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_build_with_a_message(tmp_path: Path) -> None:
     process = start_build(tmp_path)
     os.kill(wait_for_children(process.pid)[0], signal.SIGKILL)

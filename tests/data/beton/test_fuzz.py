@@ -124,6 +124,7 @@ def fuzz(folder: Path, cases: int, loader: str) -> Counter[str]:
     return ends
 
 
+@pytest.mark.slow
 def test_no_random_damage_goes_unnoticed(tmp_path: Path) -> None:
     fuzz(tmp_path, 200, "none")
 

@@ -57,6 +57,7 @@ def test_none_outlives_the_process_that_reads(
     assert alive == []
 
 
+@pytest.mark.slow
 def test_they_are_not_forked_beside_threads(blobs: Path) -> None:
     """Such a child may wait for ever for a lock that a thread held."""
     loader = train_loader(
