@@ -120,6 +120,7 @@ def _described(name: str, allow_plugins: bool) -> Described:
 
 def _from_config(path: str, allow_plugins: bool) -> Described:
     from anynet_dist.config import load_config
+    from anynet_dist.models.memory import STATE_BYTES
     from anynet_dist.models.registry import provide_parts
     from anynet_dist.training.build import model_arguments
 
@@ -131,7 +132,8 @@ def _from_config(path: str, allow_plugins: bool) -> Described:
         plugins=config.plugins,
         resolution=_first(config.data.train_res, RESOLUTION),
         batch=_first(config.train.max_device_batch, config.train.global_batch),
-        optimizer=config.optim.name,
+        # Of what the others keep nothing is known; most keep two averages.
+        optimizer=next((name for name in STATE_BYTES if name == config.optim.name), "adam"),
     )
 
 

@@ -45,7 +45,7 @@ def config_help() -> str:
 
 
 def _meaning(option: Option) -> str:
-    default = "" if option.default in (None, []) else f" (default: {_shown(option.default)})"
+    default = "" if option.default in (None, [], {}) else f" (default: {_shown(option.default)})"
     return f"{option.doc}{default}".replace("%", "%%")
 
 
@@ -59,6 +59,8 @@ def _shown(value: Any) -> str:
 
 def _metavar(option: Option) -> str:
     several = next((kind for kind in option.alternatives if get_origin(kind) in (list, tuple)), None)
+    if option.is_mapping:
+        return "{NAME: VALUE, ...}"
     if several is None:
         return next(_type_name(kind) for kind in option.alternatives if kind is not NoneType)
     items = [_type_name(item) for item in get_args(several)]

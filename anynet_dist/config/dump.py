@@ -54,7 +54,7 @@ def dump_with_sources(loaded: LoadedConfig) -> str:
 def _lines(values: Mapping[str, Any], prefix: str = "", indent: str = "") -> list[_Line]:
     lines = []
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             lines.append(_Line(f"{indent}{name}:"))
             lines += _lines(value, f"{prefix}{name}.", f"{indent}  ")
         else:

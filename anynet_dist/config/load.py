@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from anynet_dist.config.errors import ConfigError, Problem, Source, shorten
-from anynet_dist.config.options import Option, nearest_key, options, sections
+from anynet_dist.config.options import Option, nearest_key, option_of, options, sections
 from anynet_dist.config.overrides import read_overrides
 from anynet_dist.config.raw_bytes import hide, restore
 from anynet_dist.config.rules import conflicts, without_effect
 from anynet_dist.config.schema import Config
-from anynet_dist.config.yaml_reader import Settings, is_handed_over, read_config
+from anynet_dist.config.yaml_reader import Settings, is_handed_over, merge, read_config
 from anynet_dist.system.errors import nearest_name
 from anynet_dist.system.files import not_a_file
 from anynet_dist.system.redaction import MARK, is_redacted
@@ -49,7 +49,7 @@ def load_config(
     if instead or not path.exists():
         raise ConfigError([Problem(str(path), instead or _no_file(overrides))])
     problems: list[Problem] = []
-    settings = read_config(path, problems) | read_overrides(overrides, problems)
+    settings = merge(read_config(path, problems), read_overrides(overrides, problems))
     settings = _known_settings(settings, problems)
     config = _validate(settings, problems)
     if not only_to_look:
@@ -69,7 +69,9 @@ def _no_file(overrides: Sequence[str]) -> str:
 def _known_settings(settings: Settings, problems: list[Problem]) -> Settings:
     known: Settings = {}
     for key, setting in settings.items():
-        if key in options():
+        if key in options() and options()[key].is_mapping and setting.value is None:
+            continue  # left empty, as a section may be
+        if option_of(key):
             known[key] = setting
         elif key not in sections():
             problems.append(Problem(key, _unknown_key(key), setting.source))
@@ -103,7 +105,8 @@ def _validate(settings: Settings, problems: list[Problem]) -> Config:
     except ValidationError as error:
         invalid = {_option_at(details["loc"]) for details in error.errors(include_url=False)}
         problems += [_invalid_value(options()[key], settings) for key in settings if key in invalid]
-        config = _from_settings({key: setting for key, setting in settings.items() if key not in invalid})
+        valid = {key: setting for key, setting in settings.items() if option_of(key) not in invalid}
+        config = _from_settings(valid)
     for keys, message in conflicts(config):
         if invalid.isdisjoint(keys):
             key = next((key for key in keys if key in settings), keys[0])
@@ -122,7 +125,9 @@ def _from_settings(settings: Settings) -> Config:
         *path, name = key.split(".")
         section = tree
         for part in path:
-            section = section.setdefault(part, {})
+            if not isinstance(section.get(part), dict):
+                section[part] = {}
+            section = section[part]
         section[name] = setting.value
     # JSON has exactly the types of our files. Pydantic's strict mode for it takes a list for a tuple and an
     # int for a float, but neither "3" nor 3.0 for an int.
@@ -163,9 +168,10 @@ def _hint(option: Option, value: object) -> str:
 
 def _chosen(settings: Settings) -> Collection[str]:
     """The options somebody chose; of a saved config, which names all, those that differ from the default."""
-    if settings.keys() < options().keys():
+    if not options().keys() <= {option_of(key) for key in settings}:
         return settings.keys()
-    return {key for key, setting in settings.items() if setting.value != _plain(options()[key].default)}
+    defaults = {key: _plain(option.default) for key, option in options().items()}
+    return {key for key, setting in settings.items() if setting.value != defaults.get(key)}
 
 
 def _plain(value: object) -> object:

@@ -55,6 +55,11 @@ class Option:
         return any(get_origin(kind) in (list, tuple) for kind in self.alternatives)
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether it holds values by names that are not ours."""
+        return any(get_origin(kind) is dict for kind in self.alternatives)
+
+    @property
     def takes_one(self) -> bool:
         """Whether a value by itself can be given."""
         return any(
@@ -89,6 +94,16 @@ class Option:
 def options() -> dict[str, Option]:
     """Every option by its dotted key, in the order of the schema."""
     return {option.key: option for option in _options_of(schema.Config, "")}
+
+
+def option_of(key: str) -> str | None:
+    """The option that a dotted `key` belongs to: itself, or the mapping that it is in; None for neither."""
+    if key in options():
+        return key
+    above = key.rpartition(".")[0]
+    while above and above not in options():
+        above = above.rpartition(".")[0]
+    return above if above and options()[above].is_mapping else None
 
 
 @cache
@@ -162,6 +177,8 @@ def _in_words(kind: Any, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return arguments[1].description or _in_words(arguments[0], many) + _bounds(arguments[1])
+    if origin is dict:
+        return "names with values"
     if origin is list:
         return f"a list of {_in_words(arguments[0], many=True)}"
     if origin is tuple:

@@ -13,8 +13,8 @@ from types import NoneType
 from typing import Any
 
 from anynet_dist.config.errors import Problem, Setting, Source
-from anynet_dist.config.options import Option, nearest_key, options, sections
-from anynet_dist.config.yaml_reader import Settings, parse_value
+from anynet_dist.config.options import Option, nearest_key, option_of, options, sections
+from anynet_dist.config.yaml_reader import Settings, merge, parse_value
 
 ALIASES = {"resume": "run.resume", "allow_config_change": "run.allow_config_change"}
 
@@ -30,8 +30,8 @@ def read_overrides(words: Sequence[str], problems: list[Problem]) -> Settings:
             problems.append(Problem(name, _unknown(name), source))
             continue
         try:
-            value = _switch_off(values) if switched_off else _value(options()[key], values)
-            settings[key] = Setting(value, source)
+            value = _switch_off(values) if switched_off else _value(key, values)
+            settings = merge(settings, _settings(key, value, source))
         except ValueError as error:
             problems.append(Problem(key, str(error), source))
     return settings
@@ -55,7 +55,7 @@ def _flags(words: Sequence[str], problems: list[Problem]) -> Iterator[tuple[str,
 
 def _option_key(name: str) -> tuple[str | None, bool]:
     """The key of an option's name and whether the name switches it off, as `data.augment.no_flip` does."""
-    if name in options():
+    if option_of(name):
         return name, False
     section, _, last = name.rpartition(".")
     key = f"{section}.{last.removeprefix('no_')}"
@@ -80,12 +80,33 @@ def _switch_off(values: list[str]) -> bool:
     return False
 
 
-def _value(option: Option, values: list[str]) -> Any:
+def _settings(key: str, value: Any, source: Source) -> Settings:
+    """The setting of a value; of a mapping as a whole, itself empty and then its entries."""
+    if key in options() and options()[key].is_mapping and value is None:
+        value = {}
+    if not isinstance(value, dict):
+        return {key: Setting(value, source)}
+    settings: Settings = {key: Setting({}, source)}
+    for name, inner in value.items():
+        settings |= _settings(f"{key}.{name}", inner, source)
+    return settings
+
+
+def _value(key: str, values: list[str]) -> Any:
+    if key not in options():  # in a mapping: as in a file
+        if not values:
+            raise ValueError("needs a value")
+        items = [parse_value(value) for value in values]
+        return items[0] if len(items) == 1 else items
+    return _option_value(options()[key], values)
+
+
+def _option_value(option: Option, values: list[str]) -> Any:
     if not values and option.is_switch:
         return True
     if not values and not option.takes_list:
         raise ValueError(f"needs a value: {option.expected}")
-    if values == ["None"] and NoneType in option.alternatives:
+    if values == ["None"] and (NoneType in option.alternatives or option.is_mapping):
         return None
     items = [value if option.takes_text else parse_value(value) for value in values]
     if option.key == "plugins":

@@ -9,8 +9,17 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from anynet_dist.config.durations import parse_duration
-from anynet_dist.config.schema import Config, TrackingConfig
+from anynet_dist.config.schema import (
+    LOSSES,
+    OPTIMIZER_LIBRARIES,
+    OPTIMIZERS,
+    SCHEDULES,
+    Config,
+    TrackingConfig,
+)
 from anynet_dist.config.wandb_names import name_problem, project_problem, tag_problems
+from anynet_dist.system.errors import nearest_name
+from anynet_dist.system.registry import registered
 
 
 class Conflict(NamedTuple):
@@ -49,9 +58,43 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _data_conflicts(config)
     yield from _schedule_conflicts(config)
     yield from _tracking_conflicts(config.tracking)
+    yield from _name_conflicts(config)
     if config.optim.name == "sgd" and config.optim.nesterov and config.optim.momentum == 0:
         keys = ("optim.momentum", "optim.nesterov")
         yield Conflict(keys, "Nesterov needs a momentum above 0; otherwise set optim.nesterov to false")
+
+
+def _name_conflicts(config: Config) -> Iterator[Conflict]:
+    """Names that nobody knows, as far as they can be known before plug-ins are loaded."""
+    optimizer = config.optim.name
+    problem = (
+        None if config.plugins else _name_problem("optimizer", optimizer, OPTIMIZERS, OPTIMIZER_LIBRARIES)
+    )
+    if problem:
+        yield Conflict(("optim.name",), problem)
+    elif config.optim.lr is None and optimizer not in OPTIMIZERS:
+        message = f"needs optim.lr: only {', '.join(OPTIMIZERS)} have a default (got '{optimizer}')"
+        yield Conflict(("optim.name", "optim.lr"), message)
+    if config.plugins:
+        return
+    if problem := _name_problem("schedule", config.schedule.name, SCHEDULES):
+        yield Conflict(("schedule.name",), problem)
+    if problem := _name_problem("loss", config.train.loss, LOSSES):
+        yield Conflict(("train.loss",), problem)
+
+
+def _name_problem(
+    kind: str, name: str, built_in: tuple[str, ...], libraries: tuple[str, ...] = ()
+) -> str | None:
+    """What is wrong with a name under which no plug-in will register anything; None for nothing."""
+    known = list(dict.fromkeys([*built_in, *registered(kind)]))
+    library, colon, _ = name.partition(":")
+    if name in known or (colon and library in libraries):
+        return None
+    nearest = nearest_name(name, known)
+    hint = f"; did you mean '{nearest}'?" if nearest else ""
+    allowed = ", ".join([*known, *(f"{library}:NAME" for library in libraries)])
+    return f"must be one of {allowed}, or what a plug-in registers{hint} (got '{name}')"
 
 
 def _run_conflicts(config: Config) -> Iterator[Conflict]:
@@ -163,7 +206,7 @@ def without_effect(config: Config, chosen: Collection[str]) -> Iterator[tuple[st
 
 
 def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
-    sgd = config.optim.name == "sgd"
+    sgd, adam = config.optim.name == "sgd", config.optim.name in ("adam", "adamw")
     schedule = config.schedule
     late = schedule.name == "multistep" and any(at >= config.train.epochs for at in schedule.milestones)
     # A learning rate that somebody chose has no warm-up unless one is set: see training/defaults.py.
@@ -171,10 +214,10 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
     no_crop = not config.data.augment.random_resized_crop
     return [
         (("optim.momentum", "optim.nesterov"), not sgd, "only optim.name: sgd uses it"),
-        (("optim.betas", "optim.eps"), sgd, "only optim.name: adam and adamw use it"),
+        (("optim.betas", "optim.eps"), not adam, "only optim.name: adam and adamw use it"),
         (("schedule.milestones", "schedule.gamma"), schedule.name != "multistep", "only multistep uses it"),
         (("schedule.milestones",), late, "training ends before the last of them (train.epochs)"),
-        (("schedule.final",), schedule.name in ("multistep", "constant"), "only cosine and onecycle use it"),
+        (("schedule.final",), schedule.name not in ("cosine", "onecycle"), "only cosine and onecycle use it"),
         (
             ("schedule.warmup_start",),
             schedule.warmup_epochs == 0 or (schedule.warmup_epochs is None and chosen_rate),

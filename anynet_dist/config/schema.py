@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,13 @@ StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 LoaderName = Literal["auto", "ffcv", "torch", "device"]
+
+LOSSES = ("cross_entropy", "bce")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "multistep", "onecycle", "constant")
+"""The package's own, by name; plug-ins register others."""
+OPTIMIZER_LIBRARIES = ("torch", "timm")
+"""Whose optimizers go by LIBRARY:NAME."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +245,11 @@ class TrainConfig:
     """`auto` is bf16 where the device computes in it, fp32 elsewhere."""
     memory_format: MemoryFormat = "auto"
     """`auto` takes the faster on this device for this network, measured once and remembered in the cache."""
+    loss: str = "cross_entropy"
+    """The loss: `cross_entropy`, `bce` (binary cross-entropy of each class, as in "ResNet strikes back"), or
+    one that a plug-in registers. Evaluation reports the cross-entropy."""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the loss by name, such as target_threshold of bce."""
     label_smoothing: Fraction = 0.0
     """Share of each label spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -262,11 +274,14 @@ class TrainConfig:
 class OptimConfig:
     """The optimizer."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The optimizer. `adam` adds weight decay to the gradient, `adamw` decays the weights."""
+    name: str = "sgd"
+    """The optimizer: `sgd`, `adam` (adds weight decay to the gradient), `adamw` (decays the weights), a class
+    of torch.optim (torch:RAdam), an optimizer of timm (timm:lamb), or one that a plug-in registers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimizer by name."""
     lr: Positive | None = None
     """Peak learning rate at train.global_batch. Default: 0.1 for sgd, 0.0005 for adam and adamw at 512 images
-    a step, in proportion to train.global_batch up to 8192."""
+    a step, in proportion to train.global_batch up to 8192; other optimizers have none."""
     body_lr_scale: Positive = 1.0
     """Learning rate of stem and stages over that of the head; below 1 for fine-tuning."""
     weight_decay: NonNegative = 5.0e-5
@@ -276,11 +291,11 @@ class OptimConfig:
     no_decay: list[str] = field(default_factory=list)
     """Parameters whose name contains one of these are not decayed, whatever else is."""
     momentum: Fraction = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd; that of other optimizers belongs in optim.options."""
     nesterov: bool = True
     """Nesterov momentum in sgd."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay of the running averages of adam and adamw."""
+    """Decay of the running averages of adam and adamw; that of others belongs in optim.options."""
     eps: Positive = 1.0e-8
     """Added to the denominator of adam and adamw."""
 
@@ -289,8 +304,11 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate over time, set before every optimizer step."""
 
-    name: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
-    """Shape of the curve after the warm-up. `onecycle` is linear up, then linear down."""
+    name: str = "cosine"
+    """Shape of the curve after the warm-up: `cosine`, `multistep`, `onecycle` (linear up, then linear down),
+    `constant`, or one that a plug-in registers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of a plug-in's schedule by name."""
     update: Literal["step", "epoch"] = "step"
     """When it changes: before every optimizer step, or at the start of each epoch only, as pycls does it."""
     warmup_epochs: NonNegative | None = None
@@ -383,4 +401,5 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plugins: list[str] = field(default_factory=list)
-    """Python files of yours that register blocks, stems or heads; relative to the config file."""
+    """Python files of yours that register blocks, stems, heads, optimizers, schedules or losses; relative to
+    the config file."""

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from anynet_dist.config.errors import ConfigError, Problem, Setting, Source
+from anynet_dist.config.options import options
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import not_a_file
 from anynet_dist.system.shipped import CONFIG_PREFIX, shipped_config
@@ -97,6 +98,18 @@ def read_config(path: Path, problems: list[Problem]) -> Settings:
     return _read(path, problems, (), {})
 
 
+def merge(below: Settings, above: Settings) -> Settings:
+    """The settings `above` over those `below` them: entries of a mapping join those below, but an empty one
+    takes their place."""
+    emptied = tuple(
+        f"{key}."
+        for key, setting in above.items()
+        if setting.value is not None and key in options() and options()[key].is_mapping
+    )
+    kept = {key: setting for key, setting in below.items() if not key.startswith(emptied)}
+    return kept | above
+
+
 def parse_value(text: str) -> Any:
     """The value that `text` has in a config file; the text itself where it is no valid YAML."""
     try:
@@ -129,8 +142,8 @@ def _read(
             raise _fatal(bases, f"'{base}' {instead}" if instead else f"there is no file '{base}'")
         if len(chain) == MOST_LEVELS:
             raise _fatal(bases, f"more than {MOST_LEVELS} files deep")
-        settings |= _read(base, problems, chain, done)
-    done[path] = settings | own
+        settings = merge(settings, _read(base, problems, chain, done))
+    done[path] = merge(settings, own)
     return done[path]
 
 

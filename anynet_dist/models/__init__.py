@@ -13,11 +13,12 @@ from anynet_dist.models.complexity import (
 from anynet_dist.models.convert import convert_state_dict
 from anynet_dist.models.memory import TrainingMemory, training_memory
 from anynet_dist.models.published import Published, published_top1
-from anynet_dist.models.registry import load_plugins, register_block, register_head, register_stem
+from anynet_dist.models.registry import register_block, register_head, register_stem
 from anynet_dist.models.regnet import regnet_description, regnet_stages
 from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.models.zoo import preset_description, preset_names, preset_resolution
+from anynet_dist.system.plugins import load_plugins
 
 __all__ = [
     "AnyNet",

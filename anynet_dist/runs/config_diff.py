@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import yaml
 
 from anynet_dist.config import Config
+from anynet_dist.config.options import option_of
 from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.plugin_files import kept_names
 from anynet_dist.runs.progress import RunContext
@@ -79,13 +80,20 @@ def check_changes(checkpoint: Checkpoint, config: Config, now: RunContext) -> No
 
 def _option_changes(checkpoint: Checkpoint, config: Config) -> Iterator[Change]:
     # A checkpoint's config has no credentials: they are not compared.
-    before = redact_values(dict(checkpoint.options))
+    before = redact_values(_later_options(checkpoint.options) | dict(checkpoint.options))
     now = redact_values(dict(_flatten(asdict(config))))
+    before = {key: value for key, value in before.items() if value != {}}  # a mapping without entries
     for options in (before, now):  # whose files were compared before: one that has moved is the same
         options["plugins"] = kept_names(options.get("plugins") or [])
     for key in dict.fromkeys([*before, *now]):
         if before.get(key) != now.get(key) and key not in ("run.resume", "run.allow_config_change"):
             yield Change(key, before.get(key), now.get(key))
+
+
+def _later_options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run of an earlier version did by options that came later: their defaults."""
+    known = {option_of(key) for key in saved}
+    return {key: value for key, value in _flatten(asdict(Config())) if key not in known}
 
 
 def _flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

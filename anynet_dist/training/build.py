@@ -18,13 +18,13 @@ from anynet_dist.data.loaders.factory import eval_loader, train_loader
 from anynet_dist.data.order import Indices, TrainPlan, split_indices
 from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.models.complexity import check_resolution, part_complexities
-from anynet_dist.models.registry import load_plugins
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.runs.network_file import NetworkDescription
 from anynet_dist.runs.plugin_files import PLUGINS, kept_names
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.plugins import load_plugins
 from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.optim.losses import ImageLoss, balanced_weights
 from anynet_dist.training.optim.resolution import train_resolution

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from anynet_dist.config import Config, load_config
 from anynet_dist.config.load import LoadedConfig
-from anynet_dist.models.registry import load_plugins
 from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.plugins import load_plugins
 from anynet_dist.training import build
 from anynet_dist.training.classification import Classification, ClassificationScores
 from anynet_dist.training.distributed import accelerator as devices

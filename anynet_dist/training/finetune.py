@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from anynet_dist.models.convert import rename_state_dict
 from anynet_dist.models.pretrained import LIBRARIES, other_computation, read_source
-from anynet_dist.models.registry import PluginsNotAllowedError
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.runs.network_file import load_network, read_description
 from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.plugins import PluginsNotAllowedError
 
 logger = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ Errors = Callable[..., list[str]]
             "model.strides: must be a whole number >= 1 or a list of whole numbers >= 1 (got [1, 'x'])",
         ),
         ("{run: {name: 5}}", "run.name: must be text, so put it in quotes (got 5)"),
-        ("{optim: {name: sdg}}", "optim.name: must be one of sgd, adam, adamw; did you mean 'sgd'? (got 'sdg')"),
+        ("{optim: {name: sdg}}", "optim.name: must be one of sgd, adam, adamw, torch:NAME, timm:NAME, or what a plug-in registers; did you mean 'sgd'? (got 'sdg')"),
         *(
             (
                 f"{{train: {{precision: {word}}}}}",
@@ -161,7 +161,7 @@ def test_everything_wrong_is_reported_at_once_by_file_and_line(
         "base.yaml:3: train.seed: unknown key; did you mean 'run.seed'?",
         "base.yaml:5: optim.lr: must be a number > 0 (got -1)",
         "c.yaml:3: optim.weigth_decay: unknown key; did you mean 'optim.weight_decay'?",
-        "c.yaml:4: optim.name: must be one of sgd, adam, adamw; did you mean 'sgd'? (got 'sdg')",
+        "c.yaml:4: optim.name: must be one of sgd, adam, adamw, torch:NAME, timm:NAME, or what a plug-in registers; did you mean 'sgd'? (got 'sdg')",
         "c.yaml:6: schedule.warmup_epochs: 5 epochs of warm-up are longer than the training, train.epochs: 3",
         "--modle.stem: unknown option; did you mean '--model.stem'?",
         "--train.precision: must be one of auto, fp32, bf16, fp16; did you mean 'fp32'? (got 'fp23')",

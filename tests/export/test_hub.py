@@ -15,9 +15,9 @@ from anynet_dist.config import load_config
 from anynet_dist.export.card import shorten
 from anynet_dist.export.hub import write_hub_folder
 from anynet_dist.inference.trained import TrainedNetwork, open_trained, scores_of
-from anynet_dist.models.registry import load_plugins
 from anynet_dist.runs.network_file import load_network, save_network
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.plugins import load_plugins
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import Launch
 

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from anynet_dist import build_anynet, load_model
-from anynet_dist.models.registry import load_plugins
 from anynet_dist.runs.manifest import write_manifest
 from anynet_dist.runs.network_file import (
     NetworkDescription,
@@ -19,6 +18,7 @@ from anynet_dist.runs.network_file import (
     write_tensors,
 )
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.plugins import load_plugins
 
 DESCRIPTION = NetworkDescription(
     model={"num_blocks_per_stage": [1], "num_channels": [8, 16], "num_classes": 3},

@@ -14,7 +14,6 @@ from anynet_dist.cluster.submission import members_of
 from anynet_dist.config import load_config
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.models.pretrained import read_source
-from anynet_dist.models.registry import load_plugins
 from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import (
@@ -26,6 +25,7 @@ from anynet_dist.system.files import (
     write_json,
     write_text,
 )
+from anynet_dist.system.plugins import load_plugins
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
