@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, then say what came out and what to type next."""
-    from anynet_dist.config import load_config
+    from anynet_dist.config import ConfigError, load_config
     from anynet_dist.data.workers import start_server
     from anynet_dist.system.distributed import check_launcher, is_main
     from anynet_dist.system.logging import setup_logging
@@ -45,7 +45,11 @@ def run(args: argparse.Namespace) -> None:
 
     from anynet_dist.training.trainer import Trainer
 
-    result = Trainer(config).fit()
+    try:
+        trainer = Trainer(config)
+    except ConfigError as error:  # what only plug-ins and libraries could tell
+        raise error.located(loaded.sources) from None
+    result = trainer.fit()
     if is_main():
         print(_summary(result, config))
 

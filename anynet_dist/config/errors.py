@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from anynet_dist.system.errors import UserError
 
@@ -56,6 +56,12 @@ class ConfigError(UserError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=_position)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def located(self, sources: Mapping[str, Source]) -> ConfigError:
+        """The same with the file and line, or the option, that set what is wrong, where that is known."""
+        return ConfigError(
+            replace(problem, source=problem.source or sources.get(problem.key)) for problem in self.problems
+        )
 
 
 def _position(problem: Problem) -> tuple[bool, str, int]:

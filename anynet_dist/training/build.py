@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from anynet_dist.config.errors import ConfigError
 from anynet_dist.config.schema import AugmentConfig, Config
 from anynet_dist.data.dataset import DataInfo, open_dataset, typical_side
 from anynet_dist.data.image_folders import readable
@@ -26,8 +27,10 @@ from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.plugins import load_plugins
 from anynet_dist.training.distributed.batch_plan import BatchPlan
-from anynet_dist.training.optim.losses import ImageLoss, balanced_weights
+from anynet_dist.training.optim.losses import balanced_weights, build_loss, loss_problems
+from anynet_dist.training.optim.optimizers import optimizer_problems
 from anynet_dist.training.optim.resolution import train_resolution
+from anynet_dist.training.optim.schedules import schedule_problems
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,18 @@ def check_network(config: Config) -> NetworkSpec:
         if resolution:
             check_resolution(spec, resolution)
     return spec
+
+
+def check_choices(config: Config) -> None:
+    """Check optimizer, schedule and loss by name and options, once plug-ins are loaded and before any data is
+    touched. Raises ConfigError with all that is wrong."""
+    problems = [
+        *optimizer_problems(config.optim),
+        *schedule_problems(config.schedule),
+        *loss_problems(config.train),
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def open_splits(config: Config) -> dict[str, Split]:
@@ -209,10 +224,10 @@ def check_batch_norm(config: Config, plan: BatchPlan, order: TrainPlan) -> None:
 
 def build_criterion(config: Config, split: Split, device: torch.device) -> nn.Module:
     """The loss of logits (N, classes) and labels (N,), or (N, classes) where they are mixed."""
-    weights = None
+    weights, classes = None, config.model.num_classes or 0
     if config.train.class_weights == "balanced":
-        weights = balanced_weights(split.labels, config.model.num_classes or 0).to(device)
-    return ImageLoss(weights, config.train.label_smoothing)
+        weights = balanced_weights(split.labels, classes).to(device)
+    return build_loss(config.train, weights, classes, device)
 
 
 def build_train_loader(

@@ -42,6 +42,8 @@ def choose_defaults(
         warmup = _warmup(config, steps_per_epoch, total_steps)
     if lr is None:
         lr = before.get("optim.lr")
+    if lr is None and config.optim.name not in REFERENCE_LR:
+        raise UserError(f"optim.lr is not set, and only {', '.join(REFERENCE_LR)} have a default")
     if lr is None:
         lr = reference_lr(config.optim.name, config.train.global_batch)
         rule = f"{REFERENCE_LR[config.optim.name]:g} at {REFERENCE_BATCH} images a step"

@@ -77,6 +77,7 @@ def check_config(config: Config, folder: RunFolder) -> Config:
     """
     config = choose_plugins(config, folder)
     build.check_network(config)
+    build.check_choices(config)
     check_trackers(config)
     check_folder(folder, config)
     return config

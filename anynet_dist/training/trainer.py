@@ -164,7 +164,7 @@ class Trainer(Run):
         record = self.meter.record(progress, scores, self.task.metric, steps_left, side) | {"lr": self.lr}
         self.log.write(record)
         logger.info(train_line(record, self.task, config.train.epochs, self.plan.total_steps))
-        if self.log.records == 1:
+        if self.log.records == 1 and config.train.loss == "cross_entropy":
             warmup = config.schedule.warmup_epochs or 0.0
             warn_of_high_loss(scores, config.model.num_classes or 0, self.plan.peak_lr, warmup)
 

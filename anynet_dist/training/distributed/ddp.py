@@ -16,6 +16,7 @@ from anynet_dist.config.schema import Config
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.batch_plan import BatchPlan
+from anynet_dist.training.optim.optimizers import ELEMENTWISE
 from anynet_dist.training.resilience.nonfinite import gradient_norm
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -137,3 +138,9 @@ def reject_ddp_only_options(config: Config, engine: str, precision: str) -> None
         raise UserError(f"train.precision: {engine} trains in bf16 or fp32; fp16 needs DDP")
     if config.train.compile:
         raise UserError(f"train.compile: goes with DDP only, not with {engine}")
+    if config.optim.name not in ELEMENTWISE:
+        raise UserError(
+            f"optim.name: {engine} cuts weights into shards, so that only optimizers that update each weight"
+            f" by its own gradients alone can be used: {', '.join(sorted(ELEMENTWISE))}"
+            f" (got '{config.optim.name}'); take another one, or DDP"
+        )
