@@ -83,7 +83,19 @@ def _configure_adopt(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", choices=SOURCES, help="where the images come from; digits are embedded")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=f"where the images come from: {', '.join(SOURCES)}, or what a plug-in registers",
+    )
+    parser.add_argument(
+        "--plugins",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="python files that register sources",
+    )
     parser.add_argument("--root", type=Path, help="folder of the images (train/CLASS/IMAGE, val/, test/)")
     parser.add_argument(
         "--val-fraction",
@@ -172,9 +184,12 @@ def _build(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from anynet_dist.data.beton.build import build_source, check_targets
-    from anynet_dist.data.sources import SPLITS, load_source
+    from anynet_dist.data.sources import SOURCES, SPLITS, load_source
     from anynet_dist.data.splits import Fractions
+    from anynet_dist.system.plugins import load_plugins
 
+    load_plugins(args.plugins)
+    SOURCES.find(args.source)
     options, fractions = _options(args), Fractions(args.val_fraction, args.test_fraction, args.seed)
     splits = (*SPLITS, "test") if fractions.test else SPLITS
     check_targets((args.out / f"{split}.beton" for split in splits), args.overwrite)
@@ -293,7 +308,9 @@ def _plan(args: argparse.Namespace) -> None:
     from anynet_dist.bench.storage import advise, judge, measure_costs, this_machine
     from anynet_dist.data.sources import load_source
     from anynet_dist.data.splits import Fractions
+    from anynet_dist.system.plugins import load_plugins
 
+    load_plugins(args.plugins)
     if args.gpus < 1 or (args.images_per_second is not None and args.images_per_second <= 0):
         raise UserError("--gpus and --images-per-second must be positive")
     target = None if args.images_per_second is None else args.images_per_second * args.gpus

@@ -1,12 +1,14 @@
-"""Where images come from: `digits`, `cifar10`, `imagefolder`, `imagenet`, each as a training and a
-validation split, image folders also with a test split."""
+"""Where images come from: `digits`, `cifar10`, `imagefolder`, `imagenet` and the users' own sources, each as
+a training and a validation split, some also with a test split."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.error import URLError
 
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image
 
 from anynet_dist.data.samples import ArraySamples, Samples
 from anynet_dist.data.splits import Fractions, open_splits, split_folders
-from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.registry import Registry
 
 DIGITS_SIDE = 32
 DIGITS_HELD_OUT = 0.2
@@ -42,6 +45,22 @@ class Source:
         return own if self.test is None else {**own, "test": self.test}
 
 
+MakeSource = Callable[..., Source]
+Registered = TypeVar("Registered", bound=MakeSource)
+
+OFFERED = ("root", "allow_download", "seed", "fractions")
+SOURCES: Registry[MakeSource] = Registry("source", option="data source", passed=OFFERED, functions=True)
+
+
+def register_source(name: str) -> Callable[[Registered], Registered]:
+    """Register a function that returns a Source under `name`, for `anynet data build NAME`.
+
+    It asks by name for any of `root` (a folder, None where none is given), `allow_download`, `seed` of splits
+    that are drawn and `fractions` of the training images that become other splits.
+    """
+    return SOURCES.register(name)
+
+
 def load_source(
     name: str,
     root: Path | None = None,
@@ -53,24 +72,27 @@ def load_source(
     """The source called `name`; `root` is its folder (digits needs none), `seed` splits the digits.
 
     `fractions` of an image folder's training images become its other splits. Raises UserError when the name
-    is unknown or the data is not there.
+    is unknown, the source cannot use an argument, or the data is not there.
     """
-    fractions = fractions or Fractions()
-    if name not in SOURCES:
-        raise unknown_name("data source", name, SOURCES)
-    if fractions and name not in _FOLDERS:
+    make, fractions = SOURCES.find(name), fractions or Fractions()
+    takes = inspect.signature(make).parameters
+    if fractions and "fractions" not in takes:
         raise UserError(f"{name} has its own splits: leave out --val-fraction and --test-fraction")
-    if name == "digits":
-        if root is not None or allow_download:
-            raise UserError("digits come with scikit-learn: they take neither a root nor a download")
-        return _digits(seed)
-    if root is None:
+    if root is not None and "root" not in takes:
+        raise UserError(f"{name} needs no folder: leave out --root")
+    if root is None and "root" in takes and takes["root"].default is inspect.Parameter.empty:
         raise UserError(f"{name} needs its folder: give --root")
-    if allow_download and name != "cifar10":
-        raise UserError(f"{name} cannot be downloaded; give the folder that holds it with --root")
-    return _cifar10(root, allow_download) if name == "cifar10" else _FOLDERS[name](root, fractions)
+    if allow_download and "allow_download" not in takes:
+        where = "give the folder that holds it with --root" if "root" in takes else "leave out --download"
+        raise UserError(f"{name} cannot be downloaded; {where}")
+    offered = dict(zip(OFFERED, (root, allow_download, seed, fractions), strict=True))
+    source = make(**{argument: value for argument, value in offered.items() if argument in takes})
+    if not isinstance(source, Source):
+        raise UserError(f"source '{name}' must return a Source, not a {type(source).__name__}")
+    return source
 
 
+@register_source("digits")
 def _digits(seed: int) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey, enlarged four times by bicubic interpolation to
     32x32 RGB.
@@ -96,6 +118,7 @@ def _enlarge(digit: np.ndarray) -> np.ndarray:
     return np.asarray(grey.convert("RGB"))
 
 
+@register_source("cifar10")
 def _cifar10(root: Path, allow_download: bool) -> Source:
     if root.is_dir() and split_folders(root):
         return _folder("cifar10", root)
@@ -117,6 +140,12 @@ def _cifar10(root: Path, allow_download: bool) -> Source:
     return Source("cifar10", tuple(parts[0].classes), train, val)
 
 
+@register_source("imagefolder")
+def _imagefolder(root: Path, fractions: Fractions) -> Source:
+    return _folder("imagefolder", root, fractions)
+
+
+@register_source("imagenet")
 def _imagenet(root: Path, fractions: Fractions) -> Source:
     source = _folder("imagenet", root, fractions)
     strange = [name for name in source.classes if not re.fullmatch(r"n\d{8}", name)]
@@ -131,10 +160,3 @@ def _imagenet(root: Path, fractions: Fractions) -> Source:
 def _folder(name: str, root: Path, fractions: Fractions | None = None) -> Source:
     found = open_splits(root, fractions or Fractions())
     return Source(name, found.classes, **found.samples, rules=found.rules)
-
-
-_FOLDERS: dict[str, Callable[[Path, Fractions], Source]] = {
-    "imagefolder": lambda root, fractions: _folder("imagefolder", root, fractions),
-    "imagenet": _imagenet,
-}
-SOURCES = ("digits", "cifar10", *_FOLDERS)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from anynet_dist.models.complexity import network_complexity
+from anynet_dist.models.complexity import Complexity, Resolution, network_complexity
 from anynet_dist.models.limits import MOST, check_blocks, check_most, check_parameters
 from anynet_dist.models.registry import BLOCK_OPTIONS, get_block, get_head, get_stem, parameter_names
 from anynet_dist.models.regnet import compatible_widths, described_regnet
@@ -258,3 +258,11 @@ def _check_spec(spec: NetworkSpec) -> None:
         raise unknown_name("init", spec.init, ("pycls", "torch"))
     check_blocks([stage.depth for stage in spec.stages])
     check_parameters(network_complexity(spec).params)
+
+
+def complexity(resolution: Resolution = 224, **description: Any) -> Complexity:
+    """Params, flops and acts of the network that `build_anynet(**description)` would build, which it is not.
+
+    `resolution` is the side of the image, or its height and width. Raises UserError as `network_spec` does.
+    """
+    return network_complexity(network_spec(**description), resolution)

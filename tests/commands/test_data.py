@@ -112,7 +112,7 @@ def test_a_source_without_its_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_choices_offered_are_those_there_are() -> None:
-    assert data.SOURCES == sources.SOURCES
+    assert tuple(sources.SOURCES) == data.SOURCES
     assert data.WRITE_MODES == beton_writer.WRITE_MODES
     assert data.BAD_IMAGE_POLICIES == beton_writer.BAD_IMAGE_POLICIES
     assert tuple(profiles.PROFILES) == data.PROFILES
