@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from anynet_dist.bench.storage import Machine, Verdict
-    from anynet_dist.data.beton.build import Sidecar
+    from anynet_dist.data.beton.sidecar import Sidecar
     from anynet_dist.data.beton.writer import WriteOptions
 
 SOURCES = ("digits", "cifar10", "imagefolder", "imagenet")
@@ -260,7 +260,7 @@ def _tidy_when_terminated() -> Iterator[None]:
 def _inspect(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from anynet_dist.data.beton.build import verify_beton
+    from anynet_dist.data.beton.verify import verify_beton
 
     console = Console()
     console.print(_describe(args.file, verify_beton(args.file)))
@@ -268,8 +268,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from anynet_dist.data.beton.build import verify_beton
-    from anynet_dist.data.beton.verify import verify_deep
+    from anynet_dist.data.beton.verify import verify_beton, verify_deep
 
     sidecar = verify_deep(args.file, args.workers) if args.deep else verify_beton(args.file)
     what = "tables, checksum and every image" if args.deep else "tables and checksum"

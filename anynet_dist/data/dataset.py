@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anynet_dist.data.beton.build import open_beton
 from anynet_dist.data.beton.format import BetonTable
+from anynet_dist.data.beton.sidecar import open_beton
 from anynet_dist.data.order import Indices
 from anynet_dist.data.samples import (
     BetonSamples,
@@ -25,7 +25,7 @@ from anynet_dist.data.transforms.normalisation import constant_channels, scale
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import require_regular_file
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def open_dataset(path: Path | str, classes: Sequence[str] | None = None) -> Data
     samples = BetonSamples(table)
     constant = constant_channels(sidecar.std)
     if constant and classes is None:  # the training split: nobody divides by the deviation of another
-        log.info(
+        logger.info(
             "%s: its images are constant in %s, which is not scaled (std 1); data.std sets something else",
             path,
             " and ".join(constant),

@@ -34,7 +34,7 @@ from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import read_regular_file
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 LIMIT_VARIABLE = "ANYNET_MAX_IMAGE_PIXELS"
@@ -141,11 +141,11 @@ def _warn(root: Path, left_out: str, empty: dict[str, Counter[str]]) -> None:
     if not distributed.is_main():
         return
     if left_out:
-        log.warning("%s: %s", readable(root), left_out)
+        logger.warning("%s: %s", readable(root), left_out)
     if empty:
         names = [f"{name} ({counts.total():,} files of other types)" for name, counts in empty.items()]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        log.warning("%s: classes without an image: %s%s", readable(root), ", ".join(names[:10]), more)
+        logger.warning("%s: classes without an image: %s%s", readable(root), ", ".join(names[:10]), more)
 
 
 class SomeSamples:

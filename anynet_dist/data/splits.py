@@ -13,7 +13,7 @@ from anynet_dist.data.order import Indices
 from anynet_dist.data.samples import FolderSamples, Samples, SomeSamples
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER_NAMES = {
     "train": ("train", "training"),
@@ -102,7 +102,7 @@ def open_splits(root: Path, fractions: Fractions) -> FolderSplits:
     """
     folders = split_folders(root)
     if "test" in folders and not _has_folders(folders["test"]):
-        log.warning("%s: left out: it holds no class folders", readable(folders.pop("test")))
+        logger.warning("%s: left out: it holds no class folders", readable(folders.pop("test")))
     if "val" not in folders and not fractions.val and "test" in folders:
         folders["val"] = folders.pop("test")
     for split, share in (("val", fractions.val), ("test", fractions.test)):

@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import helpers_spared
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def usable_cores() -> tuple[int, str]:
@@ -49,7 +49,7 @@ def choose_workers(requested: int | None, local_world: int, limit: int | None = 
         cores, reason = limit, "numba's number of threads"
     sharing = max(1, local_world // _slurm_tasks_here())
     workers = max(1, cores // sharing)
-    log.info("loader workers: %d (%d cores by %s, shared by %d ranks)", workers, cores, reason, sharing)
+    logger.info("loader workers: %d (%d cores by %s, shared by %d ranks)", workers, cores, reason, sharing)
     return workers
 
 

@@ -14,8 +14,8 @@ from anynet_dist.commands import data
 from anynet_dist.data import sources
 from anynet_dist.data.beton import profiles
 from anynet_dist.data.beton import writer as beton_writer
-from anynet_dist.data.beton.build import open_beton
 from anynet_dist.data.beton.format import BetonError, read_table
+from anynet_dist.data.beton.sidecar import open_beton
 from anynet_dist.system.errors import UserError
 
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from anynet_dist.data.beton.build import build_beton, checksums_path, open_beton, sidecar_path
+from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.factory import eval_loader

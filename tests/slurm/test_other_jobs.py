@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anynet_dist.data.beton.build import verify_beton
+from anynet_dist.data.beton.verify import verify_beton
 from tests.conftest import Launch
 from tests.runs.wandb_server import WandbServer
 from tests.slurm.cluster import NETWORK, Cluster

@@ -15,15 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anynet_dist.data.beton.build import (
-    Sidecar,
-    check_pixels,
-    checksums_path,
-    class_counts,
-    mean_and_std,
-    sidecar_path,
-    users_folder,
-)
 from anynet_dist.data.beton.format import (
     ARRAY_TYPE,
     IMAGE_TYPE,
@@ -37,6 +28,14 @@ from anynet_dist.data.beton.format import (
     read_fields,
     read_table,
 )
+from anynet_dist.data.beton.sidecar import (
+    Sidecar,
+    check_pixels,
+    checksums_path,
+    describe,
+    sidecar_path,
+    users_folder,
+)
 from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.data.worker_pool import map_ranges
@@ -47,11 +46,10 @@ from anynet_dist.system.files import (
     check_outputs,
     read_regular_file,
     require_regular_file,
-    sha256_of,
     write_json,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST_MEASURED = 50_000
 """Images that mean and deviation are measured on at most, evenly spaced over the file."""
@@ -100,7 +98,7 @@ def adopt(
     measured = _measure(table, workers or usable_cores()[0])
     with atomic_path(checksums_path(target)) as temporary:
         temporary.write_bytes(measured.checksums.astype("<u4").tobytes())
-    sidecar = _describe(table, label, classes, measured, sha256_of(checksums_path(target)))
+    sidecar = _describe(table, label, classes, measured, checksums_path(target))
     write_json(sidecar_path(target), sidecar.model_dump(mode="json"))
     _tell(path, sidecar, fields)
     return Adopted(sidecar, sidecar_path(target))
@@ -238,31 +236,22 @@ def _measure(table: BetonTable, workers: int) -> _Measured:
 
 
 def _describe(
-    table: BetonTable, label: Field, classes: tuple[str, ...], measured: _Measured, checksums_sha256: str
+    table: BetonTable, label: Field, classes: tuple[str, ...], measured: _Measured, checksums: Path
 ) -> Sidecar:
     jpegs = float((table.modes == JPEG).mean())
-    mean, std = mean_and_std(measured.histogram)
-    path = table.path
-    return Sidecar(
+    return describe(
+        table,
+        classes,
+        measured.histogram,
+        checksums,
         source="another writer",
-        split=path.stem,
-        num_samples=len(table),
-        classes=classes,
-        class_counts=class_counts(table, classes),
-        mean=mean,
-        std=std,
-        image_shape=table.constant_shape,
-        max_shape=(int(table.heights.max()), int(table.widths.max())),
+        split=table.path.stem,
         write_mode={0.0: "raw", 1.0: "jpg"}.get(jpegs, "proportion"),
         max_resolution=None,
         quality=None,
         compress_probability=jpegs,
         seed=0,
         ffcv_version=None,
-        size=table.state.size,
-        sha256=sha256_of(path),
-        tables_sha256=table.tables_sha256,
-        checksums_sha256=checksums_sha256,
         adopted=True,
         image_field=table.image_field,
         label_field=label.name,
@@ -275,15 +264,15 @@ def _tell(path: Path, sidecar: Sidecar, fields: tuple[Field, ...]) -> None:
     """What others may want to know: what is ignored, what was measured, which classes have no images."""
     used = (sidecar.image_field, sidecar.label_field)
     ignored = [str(field) for field in fields if field.name not in used]
-    log.info("%s: images from field '%s', labels from '%s'", path, *used)
+    logger.info("%s: images from field '%s', labels from '%s'", path, *used)
     if ignored:
-        log.info("%s: ignored: %s", path, ", ".join(ignored))
+        logger.info("%s: ignored: %s", path, ", ".join(ignored))
     if sidecar.num_measured:
-        log.info(
+        logger.info(
             "%s: mean and deviation are those of %s of its %s images, evenly spaced",
             *(path, f"{sidecar.num_measured:,}", f"{sidecar.num_samples:,}"),
         )
     empty = [name for name, count in zip(sidecar.classes, sidecar.class_counts, strict=True) if not count]
     if empty:
         more = ", ..." if len(empty) > 10 else ""
-        log.warning("%s: no images of %d classes: %s%s", path, len(empty), ", ".join(empty[:10]), more)
+        logger.warning("%s: no images of %d classes: %s%s", path, len(empty), ", ".join(empty[:10]), more)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anynet_dist.system.lock import Lock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -30,5 +30,5 @@ def build_lock(path: Path) -> Iterator[None]:
 
 def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        log.warning("%s: left by a build that was stopped; removed", leftover)
+        logger.warning("%s: left by a build that was stopped; removed", leftover)
         leftover.unlink(missing_ok=True)

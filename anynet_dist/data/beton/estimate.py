@@ -19,7 +19,7 @@ from anynet_dist.data.beton.writer import SMALLEST_PAGE, Encoder, WriteMode, Wri
 from anynet_dist.data.samples import Samples, import_decoders
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST_SAMPLED = 256
 LEAST_SAMPLED = 32
@@ -91,7 +91,7 @@ def check_room(path: Path, expected: Estimate) -> None:
     """Log what is expected; raises UserError, with the numbers, when the disk is surely too small for it."""
     free = shutil.disk_usage(path.parent).free
     time_needed = f" and {duration(expected.seconds)}" if expected.seconds > WORTH_TELLING_S else ""
-    log.info(
+    logger.info(
         "%s: expected to take %s%s for %s images, by %d of them; %s free",
         path,
         gibibytes(expected.size),
@@ -107,7 +107,7 @@ def check_room(path: Path, expected: Estimate) -> None:
             "shows which profile fits"
         )
     if 1.1 * expected.size > free:
-        log.warning("%s: %s has about as much room as that, perhaps less", path, path.parent)
+        logger.warning("%s: %s has about as much room as that, perhaps less", path, path.parent)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from anynet_dist.data.beton.build import Sidecar, checksums_path, companions, open_beton, sidecar_path
 from anynet_dist.data.beton.estimate import full_disk_is_named, gibibytes
 from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.sidecar import Sidecar, checksums_path, companions, open_beton, sidecar_path
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, check_outputs
 

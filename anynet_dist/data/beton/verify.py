@@ -10,15 +10,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anynet_dist.data.beton.build import Sidecar, companions, open_beton, verify_beton
 from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.sidecar import Sidecar, companions, open_beton
 from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.files import sha256_of
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+
+def verify_beton(path: Path) -> Sidecar:
+    """Check the tables and the checksum of the whole file; returns its sidecar, raises BetonError."""
+    _, sidecar = open_beton(path)
+    if sha256_of(path) != sidecar.sha256:
+        raise BetonError(
+            f"{path}: its checksum is not the one in its sidecar: the file changed; 'anynet data verify "
+            f"--deep' says which images; {sidecar.remedy}"
+        )
+    return sidecar
 
 
 def verify_deep(path: Path, workers: int | None = None) -> Sidecar:
@@ -68,7 +79,7 @@ class _Inspector:
 def _read_checksums(path: Path, sidecar: Sidecar) -> NDArray[np.uint32] | None:
     _, file = companions(path)
     if sidecar.checksums_sha256 is None:
-        log.warning("%s: built without checksums of single images: they can only be decoded", path)
+        logger.warning("%s: built without checksums of single images: they can only be decoded", path)
         return None
     if not file.is_file() or sha256_of(file) != sidecar.checksums_sha256:
         raise BetonError(f"{file}: is missing or changed; {path.name}: {sidecar.remedy}")

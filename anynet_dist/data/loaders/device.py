@@ -25,7 +25,7 @@ from anynet_dist.data.transforms.torchvision import Policy, torchvision_policy
 from anynet_dist.data.workers import choose_workers
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
 """How much of the free memory the images may take: the network needs some too."""
@@ -103,7 +103,7 @@ class DeviceLoader:
     def _warn_of_slow_policy(self) -> None:
         names = self.transform.augment.needs_torchvision if self.transform.augment else ()
         if names:
-            log.warning(
+            logger.warning(
                 "the device loader does %s one image at a time, which is slow; the torch loader's workers "
                 "share that work",
                 ", ".join(names),
@@ -123,7 +123,7 @@ def _check_memory(needed: int, device: torch.device, local_world: int) -> None:
             f"{MEMORY_SHARE * free / 2**30:.2f} GiB, {MEMORY_SHARE:.0%} of the free memory {where}; "
             "take the ffcv or torch loader"
         )
-    log.info("the device loader keeps %.2f GiB of images in the memory %s", needed / 2**30, where)
+    logger.info("the device loader keeps %.2f GiB of images in the memory %s", needed / 2**30, where)
 
 
 def _load(samples: Samples, wanted: Indices, shape: tuple[int, int], threads: int) -> Tensor:

@@ -22,7 +22,7 @@ from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.install import install_command
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def train_loader(
@@ -192,18 +192,18 @@ def _choose(
     if name != "auto":
         return name
     if data.table is None:
-        log.info(
+        logger.info(
             "loader: torch, for %s is an image folder; FFCV reads .beton files, several times as fast",
             data.path,
         )
         return "torch"
     if not ffcv_installed():
-        log.warning(
+        logger.warning(
             "loader: torch, because FFCV is not installed; it is several times as fast: %s", install_ffcv()
         )
         return "torch"
     if beyond_ffcv:
-        log.info("loader: torch, because FFCV cannot do %s", ", ".join(beyond_ffcv))
+        logger.info("loader: torch, because FFCV cannot do %s", ", ".join(beyond_ffcv))
         return "torch"
     return "ffcv"
 

@@ -48,7 +48,7 @@ from anynet_dist.data.transforms import params as augment
 from anynet_dist.data.workers import choose_workers
 from anynet_dist.system.errors import RunError, UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class FFCVLoader:
@@ -175,7 +175,7 @@ class _SampleLoader(Loader):
         self.pipeline_specs[self.file.table.image_field].decoder.resolution = resolution
         self._buffers = self._allocate(self.batch_size, slots)
         megabytes = slots * self.batch_size * 3 * resolution**2 / 2**20
-        log.info(
+        logger.info(
             "FFCV holds %.0f MiB of image buffers (%d batches of %d); %d threads decode with up to %.0f MiB",
             megabytes,
             slots,
@@ -320,7 +320,7 @@ class _Epoch(EpochIterator):
                     raise RunError(f"FFCV's thread died without saying why, while making {where}") from None
                 if waited > self.stall_seconds / 10 and not told:
                     told = True
-                    log.warning("waiting for %s for %.0f s", self._describe(self.taken), waited)
+                    logger.warning("waiting for %s for %.0f s", self._describe(self.taken), waited)
             else:
                 self.taken += 1
                 return item
@@ -342,7 +342,7 @@ class _Epoch(EpochIterator):
         if self.is_alive():
             self.join(timeout=2 if self.stalled else 60)
         if self.is_alive():
-            log.warning("%s: FFCV's thread does not end; is the disk stuck?", self.table.path)
+            logger.warning("%s: FFCV's thread does not end; is the disk stuck?", self.table.path)
         super().close()
 
 

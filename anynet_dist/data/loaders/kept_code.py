@@ -16,7 +16,7 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _DIGEST = hashlib.sha256().digest_size
 _reported: set[str] = set()
@@ -30,7 +30,7 @@ def compiled(**options: Any) -> Callable[..., Any]:
         try:
             dispatcher._cache = KeptCode(function)
         except (RuntimeError, OSError):  # no such folder
-            log.debug("numba finds no folder to keep compiled code in")
+            logger.debug("numba finds no folder to keep compiled code in")
         return dispatcher
 
     return decorate
@@ -38,7 +38,7 @@ def compiled(**options: Any) -> Callable[..., Any]:
 
 class KeptCode(FunctionCache):
     """The compiled code of a function; what cannot be read is compiled anew, what cannot be written is not
-    kept, and either is reported once."""
+    kept, and either is reported once per process."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -53,7 +53,7 @@ class KeptCode(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # unpickling raises all kinds of errors
-            _warn(self._cache_path, "cannot be read and is compiled anew", error)
+            _warn_once(self._cache_path, "cannot be read and is compiled anew", error)
             self._forget()
             return None
 
@@ -62,14 +62,14 @@ class KeptCode(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:
-            _warn(self._cache_path, "cannot be kept, so that each run compiles for seconds", error)
+            _warn_once(self._cache_path, "cannot be kept, so that each run compiles for seconds", error)
 
     def _forget(self) -> None:
         """Remove the list of what was kept of this function, so that it can be written afresh."""
         try:
             Path(self._cache_file._index_path).unlink(missing_ok=True)
         except OSError as error:
-            log.debug("%s cannot be removed: %s", self._cache_file._index_path, error)
+            logger.debug("%s cannot be removed: %s", self._cache_file._index_path, error)
 
 
 class _CheckedFiles(IndexDataCacheFile):
@@ -88,8 +88,11 @@ class _CheckedFiles(IndexDataCacheFile):
         return pickle.loads(content)  # noqa: S301 - as numba does, but only what was written
 
 
-def _warn(folder: str, what: str, error: Exception) -> None:
-    """Report the first problem with a folder; several functions would report the same."""
-    if folder not in _reported:
-        _reported.add(folder)
-        log.warning("numba's compiled code in %s %s: %s", folder, what, str(error) or type(error).__name__)
+def _warn_once(folder: str, problem: str, error: Exception) -> None:
+    """Report a kind of problem once per process; other functions, also in other folders, would report it
+    too."""
+    if problem not in _reported:
+        _reported.add(problem)
+        logger.warning(
+            "numba's compiled code in %s %s: %s", folder, problem, str(error) or type(error).__name__
+        )

@@ -20,7 +20,7 @@ from anynet_dist.system.limits import names_open_files, too_many_open_files
 
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = Path("/dev/shm")  # noqa: S108
 MORE = "give it more room (docker run --shm-size=8g, or --ipc=host), or lower data.workers or the batch"
@@ -42,7 +42,7 @@ def hand_over(array: Array) -> Tensor | Array:
 
 def tell_of_pipes(batch_bytes: int) -> None:
     """Say why batches come through pipes; to be called once."""
-    log.warning(
+    logger.warning(
         "%s does not hold the loader's batches of %s, so they are copied through pipes, which is slower: %s",
         _room(),
         _size(batch_bytes),

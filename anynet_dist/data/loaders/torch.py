@@ -33,7 +33,7 @@ from anynet_dist.data.workers import choose_workers, end_with_parent, process_co
 from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.signals import helpers_spared
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _Batch = tuple[Tensor | Pixels, Tensor | Indices]
 

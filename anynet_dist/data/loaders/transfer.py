@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anynet_dist.data.transforms.normalisation import check_normalisation
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Transfer:
@@ -102,4 +102,4 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     if mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, largest):
-        log.info("large blocks of freed memory are kept for reuse (glibc), for fresh ones are slow to map")
+        logger.info("large blocks of freed memory are kept for reuse (glibc), for fresh ones are slow to map")

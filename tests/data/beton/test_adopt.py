@@ -17,10 +17,10 @@ import torch
 from anynet_dist.cli import main
 from anynet_dist.config import load_config
 from anynet_dist.data.beton.adopt import adopt
-from anynet_dist.data.beton.build import companions, open_beton, sidecar_path, verify_beton
 from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.sidecar import companions, open_beton, sidecar_path
 from anynet_dist.data.beton.staging import stage
-from anynet_dist.data.beton.verify import verify_deep
+from anynet_dist.data.beton.verify import verify_beton, verify_deep
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import BetonSamples

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anynet_dist.data.beton.build import build_beton, open_beton, sidecar_path, verify_beton
+from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.estimate import estimate
 from anynet_dist.data.beton.format import JPEG, RAW, BetonError, read_table
-from anynet_dist.data.beton.verify import verify_deep
+from anynet_dist.data.beton.sidecar import open_beton, sidecar_path
+from anynet_dist.data.beton.verify import verify_beton, verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples, BetonSamples, FolderSamples
 from anynet_dist.system.errors import UserError

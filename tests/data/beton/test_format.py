@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from anynet_dist.data.beton import format as fmt
-from anynet_dist.data.beton.build import build_beton, open_beton
+from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import BetonError, read_table
+from anynet_dist.data.beton.sidecar import open_beton
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples, BetonSamples
 

@@ -28,7 +28,8 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from anynet_dist.data.beton import format as fmt
-from anynet_dist.data.beton.build import checksums_path, open_beton, sidecar_path, verify_beton
+from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
+from anynet_dist.data.beton.verify import verify_beton
 from anynet_dist.data.beton.format import BetonError
 from anynet_dist.data.beton.verify import verify_deep
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from anynet_dist.data.beton.build import build_beton, sidecar_path
+from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import METADATA_START, SAMPLE, BetonError, read_table
 from anynet_dist.data.beton.jpeg_header import jpeg_size
+from anynet_dist.data.beton.sidecar import sidecar_path
 from anynet_dist.data.beton.verify import verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.loaders.factory import eval_loader

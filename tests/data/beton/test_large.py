@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from anynet_dist.data.beton import format as fmt
-from anynet_dist.data.beton.build import checksums_path, describe, sidecar_path
+from anynet_dist.data.beton.sidecar import checksums_path, describe, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions, Written, write_tables
 from anynet_dist.system.files import write_json
 from tests.conftest import PATIENCE

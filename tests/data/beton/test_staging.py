@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from anynet_dist.data.beton.build import sidecar_path, verify_beton
 from anynet_dist.data.beton.format import BetonError
+from anynet_dist.data.beton.sidecar import sidecar_path
 from anynet_dist.data.beton.staging import Staged, stage
+from anynet_dist.data.beton.verify import verify_beton
 from anynet_dist.system.errors import UserError
 from tests.conftest import PATIENCE
 

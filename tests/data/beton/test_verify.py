@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from anynet_dist.data.beton.build import build_beton, checksums_path, open_beton, sidecar_path, verify_beton
+from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import BetonError, read_table
-from anynet_dist.data.beton.verify import verify_deep
+from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
+from anynet_dist.data.beton.verify import verify_beton, verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.samples import ArraySamples, ImageError
 

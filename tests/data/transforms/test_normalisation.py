@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from anynet_dist.config import load_config
-from anynet_dist.data.beton.build import build_beton, sidecar_path
+from anynet_dist.data.beton.build import build_beton
+from anynet_dist.data.beton.sidecar import sidecar_path
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.transfer import Transfer
 from anynet_dist.data.samples import ArraySamples
