@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from anynet_dist.config import dump_config, load_config
+from anynet_dist.data.batch_plan import plan_batches
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.training.build import check_network, model_arguments
-from anynet_dist.training.distributed.batch_plan import plan_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

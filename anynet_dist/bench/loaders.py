@@ -32,7 +32,7 @@ from anynet_dist.bench.subjects import (
 )
 from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.writer import WriteMode, WriteOptions
-from anynet_dist.data.dataset import DataInfo, open_dataset
+from anynet_dist.data.dataset import Dataset, open_dataset
 from anynet_dist.data.loaders.factory import ffcv_installed, install_ffcv
 from anynet_dist.data.samples import ArraySamples
 from anynet_dist.data.sources import load_source
@@ -70,9 +70,9 @@ class Result:
 def bench_loaders(setting: Setting) -> list[Result]:
     """Measure every loader that is installed: one warm-up epoch each, then `repeats` epochs in turn."""
     folder = _folder(setting)
-    if folder.num_samples < setting.batch_size:
+    if len(folder) < setting.batch_size:
         raise UserError(
-            f"{folder.path}: has {folder.num_samples} images, fewer than one batch of {setting.batch_size}"
+            f"{folder.path}: has {len(folder)} images, fewer than one batch of {setting.batch_size}"
         )
     workers = choose_workers(setting.workers, local_world=1)
     with tempfile.TemporaryDirectory(prefix="anynet-bench-") as out:
@@ -163,12 +163,12 @@ def table_of(setting: Setting, results: list[Result]) -> Table:
     return table
 
 
-def _folder(setting: Setting) -> DataInfo:
+def _folder(setting: Setting) -> Dataset:
     return open_dataset(setting.root / "train" if (setting.root / "train").is_dir() else setting.root)
 
 
 def _betons(
-    folder: DataInfo, setting: Setting, out: Path, modes: Sequence[WriteMode] = MODES
+    folder: Dataset, setting: Setting, out: Path, modes: Sequence[WriteMode] = MODES
 ) -> dict[str, Path]:
     if setting.beton is not None:
         return {setting.beton.name: setting.beton}

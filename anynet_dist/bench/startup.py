@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from anynet_dist.bench.subjects import Setting
-    from anynet_dist.data.loaders.base import LoaderName
+    from anynet_dist.data.loaders.names import LoaderName
 
 STEPS = ("import torch", "import FFCV", "import the rest", "make loader", "first batch")
 STARTUP_BATCH = 64
@@ -67,7 +67,7 @@ def _first_batch(file: Path, name: str, small: bool, resolution: int, workers: i
 
     times.append(time.perf_counter())
     if name != "torch":
-        import_module("ffcv.loader" if name == "bare FFCV" else "anynet_dist.data.loaders.ffcv_parts")
+        import_module("ffcv.loader" if name == "bare FFCV" else "anynet_dist.data.loaders.ffcv_kernel")
     times.append(time.perf_counter())
     from anynet_dist.bench.subjects import BARE, Setting, bare_loader, our_loader
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
-import torch
 
 from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.estimate import MOST_SAMPLED, estimate
 from anynet_dist.data.beton.profiles import PROFILES
 from anynet_dist.data.dataset import open_dataset
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
 from anynet_dist.data.samples import Pixels, Samples
 from anynet_dist.data.transforms.params import Augmentation
@@ -111,14 +111,10 @@ def _rate(path: Path) -> float:
     data = open_dataset(path)
     loader = train_loader(
         data,
-        global_batch=min(64, data.num_samples),
-        seed=0,
+        min(64, len(data)),
+        Augmentation(random_resized_crop=True, flip=True),
         resolution=RESOLUTION,
-        mean=data.mean or (0.5,) * 3,
-        std=(0.25,) * 3,
-        device=torch.device("cpu"),
-        augment=Augmentation(random_resized_crop=True, flip=True),
-        workers=1,
+        placement=Placement(workers=1),
     )
     try:
         sum(len(labels) for _, labels in loader)  # compiles, and starts what needs starting

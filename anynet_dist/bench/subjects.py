@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from anynet_dist.data.dataset import open_dataset
-from anynet_dist.data.loaders.base import Loader, LoaderName
+from anynet_dist.data.loaders.base import Loader, Placement
 from anynet_dist.data.loaders.factory import train_loader
+from anynet_dist.data.loaders.names import LoaderName
 from anynet_dist.data.samples import ArraySamples
+from anynet_dist.data.transforms.normalisation import IMAGENET
 from anynet_dist.data.transforms.params import Augmentation
 
 BARE = "bare FFCV"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_SHIFT = 4
 
 
@@ -52,15 +52,12 @@ def our_loader(path: Path, name: LoaderName, setting: Setting, workers: int) -> 
         style = Augmentation(random_resized_crop=True, flip=True)
     return train_loader(
         path,
-        loader=name,
-        global_batch=setting.batch_size,
-        seed=0,
+        setting.batch_size,
+        style,
         resolution=setting.resolution,
-        augment=style,
-        mean=MEAN,
-        std=STD,
-        device=torch.device("cpu"),
-        workers=workers,
+        normalisation=IMAGENET,
+        placement=Placement(workers=workers),
+        loader=name,
     )
 
 
@@ -72,8 +69,8 @@ def bare_loader(path: Path, setting: Setting, workers: int) -> Iterable[Any]:
         path,
         batch_size=setting.batch_size,
         workers=workers,
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
         resolution=None if setting.small else setting.resolution,
         shift=SMALL_SHIFT if setting.small else 0,
     )
@@ -89,7 +86,7 @@ def image_folder_loader(root: Path, setting: Setting, workers: int) -> Iterable[
         transforms.RandomResizedCrop(setting.resolution),
         transforms.RandomHorizontalFlip(),
         transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD),
+        transforms.Normalize(IMAGENET.mean, IMAGENET.std),
     ]
     return DataLoader(
         ImageFolder(str(root), transforms.Compose(steps)),
@@ -119,14 +116,14 @@ def small_pil_loader(path: Path, setting: Setting, workers: int) -> Iterable[Any
     from torchvision import transforms
 
     stored = open_dataset(path)
-    images = np.stack([stored.samples.image(index) for index in range(stored.num_samples)])
+    images = np.stack([stored.samples.image(index) for index in range(len(stored))])
     samples = ArraySamples(images, stored.labels)
 
     steps = [
         transforms.RandomCrop(setting.resolution, padding=SMALL_SHIFT),
         transforms.RandomHorizontalFlip(),
         transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD),
+        transforms.Normalize(IMAGENET.mean, IMAGENET.std),
     ]
     return DataLoader(
         _PILImages(samples, transforms.Compose(steps)),

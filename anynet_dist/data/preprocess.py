@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anynet_dist.data.loaders.transfer import Transfer
+from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.loaders.base import LoaderRequest, Placement
 from anynet_dist.data.order import EvalPlan
 from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
+from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.system.errors import UserError
 
@@ -33,7 +35,7 @@ class Preprocess:
     std: Sequence[float]
     """Divides each pixel, in 0..1."""
     crop_ratio: float | None = None
-    """Share of the shorter side that the centre crop keeps; None takes squares whole, and of other images
+    """Fraction of the shorter side that the centre crop keeps; None takes squares whole, and of other images
     the largest centre square."""
 
     def __call__(self, image: str | os.PathLike[str] | Image | Pixels) -> Tensor:
@@ -48,10 +50,14 @@ class Preprocess:
         from anynet_dist.data.loaders.torch import TorchLoader
 
         # The centre square of a square is all of it, so ratio 1 is "whole" for the squares trained on.
-        transform = SampleTransform(resolution=self.resolution, crop_ratio=self.crop_ratio or 1.0)
-        transfer = Transfer(device or torch.device("cpu"), self.mean, self.std)
-        plan = EvalPlan(num_samples=len(images), batch_size=len(images))
-        ((batch, _),) = TorchLoader(_Pictures(images), plan, transform, transfer, workers=0)
+        request = LoaderRequest(
+            data=Dataset(path=Path("memory"), samples=_Pictures(images)),
+            plan=EvalPlan(num_samples=len(images), batch_size=len(images)),
+            transform=SampleTransform(resolution=self.resolution, crop_ratio=self.crop_ratio or 1.0),
+            normalisation=Normalisation(self.mean, self.std),
+            placement=Placement(device=device or torch.device("cpu"), workers=0),
+        )
+        ((batch, _),) = TorchLoader(request)
         return batch
 
 

@@ -109,13 +109,13 @@ def check_ffcv() -> Iterator[Finding]:
 def _decoding_error() -> float:
     """Largest difference, in levels, between a grey image and what FFCV decodes of its .beton file."""
     import numpy as np
-    import torch
 
     from anynet_dist.data.beton.build import build_beton
     from anynet_dist.data.beton.writer import WriteOptions
-    from anynet_dist.data.dataset import open_dataset
+    from anynet_dist.data.loaders.base import Placement
     from anynet_dist.data.loaders.factory import eval_loader
     from anynet_dist.data.samples import ArraySamples
+    from anynet_dist.data.transforms.normalisation import Normalisation
 
     images = np.full((2, 32, 32, 3), 128, np.uint8)
     with tempfile.TemporaryDirectory(prefix="anynet-doctor-") as folder:
@@ -123,14 +123,11 @@ def _decoding_error() -> float:
         options = WriteOptions(write_mode="jpg")
         build_beton(ArraySamples(images, np.arange(2)), file, classes=("a", "b"), options=options, workers=1)
         loader = eval_loader(
-            open_dataset(file),
+            file,
             batch_size=2,
-            resolution=32,
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
-            device=torch.device("cpu"),
+            normalisation=Normalisation((0, 0, 0), (1, 1, 1)),
+            placement=Placement(workers=1),
             loader="ffcv",
-            workers=1,
         )
         try:
             decoded = next(iter(loader))[0].clone()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from anynet_dist.config.schema import Precision
-from anynet_dist.data.dataset import DataInfo
+from anynet_dist.data.dataset import Dataset
 from anynet_dist.system.errors import UserError
 
 PROGRESS, CONTEXT, CONFIG = "progress.json", "context.json", "run_config.yaml"
@@ -82,10 +82,10 @@ class RunContext:
     """Split -> digest of its classes and labels."""
 
 
-def data_digest(info: DataInfo) -> str:
-    """A short digest of a data set's classes and labels, in order: equal for copies of one data set."""
-    digest = hashlib.sha256("\n".join(info.classes).encode())
-    digest.update(info.labels.astype("<i8").tobytes())
+def data_digest(data: Dataset) -> str:
+    """A short digest of a data set's classes and stored labels, in order: equal for copies of a data set."""
+    digest = hashlib.sha256("\n".join(data.classes).encode())
+    digest.update(data.samples.labels.astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 

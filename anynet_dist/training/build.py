@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,13 @@ from torch import nn
 
 from anynet_dist.config.errors import ConfigError
 from anynet_dist.config.schema import AugmentConfig, Config
-from anynet_dist.data.dataset import DataInfo, open_dataset, typical_side
+from anynet_dist.data.batch_plan import BatchPlan
+from anynet_dist.data.dataset import Dataset, open_dataset, typical_side
 from anynet_dist.data.image_folders import readable
-from anynet_dist.data.loaders.base import Loader
+from anynet_dist.data.loaders.base import Loader, Placement
 from anynet_dist.data.loaders.factory import eval_loader, train_loader
-from anynet_dist.data.order import Indices, TrainPlan, split_indices
+from anynet_dist.data.order import TrainPlan, split_indices
+from anynet_dist.data.transforms.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.spec import NetworkSpec
@@ -26,7 +28,6 @@ from anynet_dist.runs.plugin_files import PLUGINS, kept_names
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.plugins import load_plugins
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.optim.losses import balanced_weights, build_loss, loss_problems
 from anynet_dist.training.optim.optimizers import optimizer_problems
 from anynet_dist.training.optim.resolution import train_resolution
@@ -36,25 +37,10 @@ logger = logging.getLogger(__name__)
 
 Channels = tuple[float, float, float]
 UNKNOWN_CLASSES = 1000
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 USUAL_SIDES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images to train on or to evaluate: a data set and which of its samples."""
-
-    path: str
-    info: DataInfo
-    indices: Indices | None = None
-
-    def __len__(self) -> int:
-        return self.info.num_samples if self.indices is None else len(self.indices)
-
-    @property
-    def labels(self) -> Indices:
-        """The class numbers of its samples."""
-        return self.info.labels if self.indices is None else self.info.labels[self.indices]
+Splits = dict[str, Dataset]
 
 
 def model_arguments(config: Config) -> dict[str, Any]:
@@ -89,33 +75,33 @@ def check_choices(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def open_splits(config: Config) -> dict[str, Split]:
+def open_splits(config: Config) -> Splits:
     """The splits that the config names, by name: train, and val and test where there are any."""
     data = config.data
     if data.train is None:
         raise UserError("data.train is not set: name a .beton file or an image folder, or --data.train PATH")
     train = open_dataset(data.train)
-    splits = {"train": Split(data.train, train)}
+    splits = {"train": train}
     for name, path in (("val", data.val), ("test", data.test)):
         if path is not None:
-            splits[name] = Split(path, open_dataset(path, classes=train.classes))
+            splits[name] = open_dataset(path, classes=train.classes)
     if data.val_fraction and data.val is None:
-        chosen, held_out = split_indices(train.num_samples, data.val_fraction, config.run.seed)
-        splits["val"] = replace(splits["train"], indices=held_out)
-        splits["train"] = replace(splits["train"], indices=chosen)
+        chosen, held_out = split_indices(len(train), data.val_fraction, config.run.seed)
+        splits["val"] = train.subset(held_out)
+        splits["train"] = train.subset(chosen)
     return splits
 
 
-def resolve(config: Config, info: DataInfo) -> Config:
+def resolve(config: Config, data: Dataset) -> Config:
     """The config with what the training data decides filled in: classes, resolutions, mean and std."""
-    classes = config.model.num_classes or len(info.classes)
-    if classes < len(info.classes):
+    classes = config.model.num_classes or len(data.classes)
+    if classes < len(data.classes):
         raise UserError(
-            f"model.num_classes: {classes} outputs for the {len(info.classes)} classes of the data"
+            f"model.num_classes: {classes} outputs for the {len(data.classes)} classes of the data"
         )
-    train_res = config.data.train_res or _own_resolution(config, info)
+    train_res = config.data.train_res or _own_resolution(config, data)
     eval_res = config.data.eval_res or train_res
-    mean, std = _normalisation(config, info)
+    mean, std = _normalisation(config, data)
     resolved = replace(
         config,
         model=replace(config.model, num_classes=classes),
@@ -131,23 +117,23 @@ def resolve(config: Config, info: DataInfo) -> Config:
     return resolved
 
 
-def _normalisation(config: Config, info: DataInfo) -> tuple[Channels, Channels]:
+def _normalisation(config: Config, data: Dataset) -> tuple[Channels, Channels]:
     """Mean and deviation: those of the config, else those of the data, else those of ImageNet."""
-    mean, std = config.data.mean or info.mean, config.data.std or info.std
+    mean, std = config.data.mean or data.mean, config.data.std or data.std
     missing = [name for name, value in (("data.mean", mean), ("data.std", std)) if value is None]
     if missing:
         logger.info(
             "%s: those of ImageNet, for nobody measured the images of %s ('anynet data build' does)",
             " and ".join(missing),
-            readable(info.path),
+            readable(data.path),
         )
     return mean or IMAGENET_MEAN, std or IMAGENET_STD
 
 
-def _own_resolution(config: Config, info: DataInfo) -> int:
-    if info.constant_shape is not None:
-        return info.constant_shape[0]
-    side = typical_side(info)
+def _own_resolution(config: Config, data: Dataset) -> int:
+    if data.constant_shape is not None:
+        return data.constant_shape[0]
+    side = typical_side(data)
     option = f"--data.train_res {max((usual for usual in USUAL_SIDES if usual <= side), default=side)}"
     if not config.data.augment.random_resized_crop:
         option += " --data.augment.random_resized_crop true"
@@ -157,13 +143,13 @@ def _own_resolution(config: Config, info: DataInfo) -> int:
     )
 
 
-def _crop_ratio(config: Config, split: Split) -> float | None:
+def _crop_ratio(config: Config, data: Dataset) -> float | None:
     """The centre crop of evaluation; None for squares of one size, which are taken whole."""
-    shape = split.info.constant_shape
+    shape = data.constant_shape
     return None if shape and shape[0] == shape[1] else config.data.eval_crop_ratio
 
 
-def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescription:
+def describe_network(config: Config, splits: Splits) -> NetworkDescription:
     """The description that goes into the run folder's files, whose plug-ins are the run's own copies.
 
     `config` must be resolved.
@@ -175,7 +161,7 @@ def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescrip
     assert data.eval_res is not None
     return NetworkDescription(
         model=model_arguments(config),
-        classes=splits["train"].info.classes,
+        classes=splits["train"].classes,
         mean=data.mean,
         std=data.std,
         resolution=data.eval_res,
@@ -184,16 +170,10 @@ def describe_network(config: Config, splits: dict[str, Split]) -> NetworkDescrip
     )
 
 
-def train_plan(config: Config, split: Split, plan: BatchPlan) -> TrainPlan:
+def train_plan(config: Config, data: Dataset, plan: BatchPlan) -> TrainPlan:
     """Which images make up the batches of an epoch. Raises UserError where there are too few of them."""
     return TrainPlan(
-        num_samples=len(split),
-        global_batch=plan.global_batch,
-        seed=config.run.seed,
-        accumulation=plan.accumulation,
-        world=plan.world_size,
-        repeats=config.data.augment.repeats,
-        drop_last=config.data.drop_last,
+        num_samples=len(data), batch=plan, seed=config.run.seed, repeats=config.data.augment.repeats
     )
 
 
@@ -222,74 +202,69 @@ def check_batch_norm(config: Config, plan: BatchPlan, order: TrainPlan) -> None:
             )
 
 
-def build_criterion(config: Config, split: Split, device: torch.device) -> nn.Module:
+def build_criterion(config: Config, data: Dataset, device: torch.device) -> nn.Module:
     """The loss of logits (N, classes) and labels (N,), or (N, classes) where they are mixed."""
     weights, classes = None, config.model.num_classes or 0
     if config.train.class_weights == "balanced":
-        weights = balanced_weights(split.labels, classes).to(device)
+        weights = balanced_weights(data.labels, classes).to(device)
     return build_loss(config.train, weights, classes, device)
 
 
 def build_train_loader(
     config: Config,
-    split: Split,
+    data: Dataset,
     plan: BatchPlan,
     accelerator: Accelerator,
     memory_format: torch.memory_format,
 ) -> Loader:
-    """This rank's share of the training images; `config` must be resolved."""
-    assert config.data.train_res is not None
-    return train_loader(
-        split.info,
-        global_batch=plan.global_batch,
-        accumulation=plan.accumulation,
+    """This rank's part of the training images; `config` must be resolved."""
+    loader = train_loader(
+        data,
+        plan,
+        _augmentation(config.data.augment),
+        resolution=config.data.train_res,  # the largest
         seed=config.run.seed,
-        resolution=train_resolution(config.data, epoch=0),
-        max_resolution=config.data.train_res,
-        augment=_augmentation(config.data.augment),
-        repeats=config.data.augment.repeats,
-        drop_last=config.data.drop_last,
-        **_loader_arguments(config, split, accelerator, memory_format),
+        normalisation=_resolved_normalisation(config),
+        placement=_placement(config, accelerator, memory_format),
+        loader=config.data.loader,
     )
+    loader.set_resolution(train_resolution(config.data, epoch=0))
+    return loader
 
 
 def _augmentation(config: AugmentConfig) -> Augmentation:
-    """What the loader does of it; mixing is the trainer's, repeats the sample order's."""
-    options = asdict(config)
-    for elsewhere in ("mixup", "cutmix", "repeats"):
-        del options[elsewhere]
-    return Augmentation(crop_ratio_range=options.pop("crop_aspect"), **options)
+    """The part of it that the loader does; mixing is the trainer's."""
+    return Augmentation(**{item.name: getattr(config, item.name) for item in fields(Augmentation)})
 
 
 def build_eval_loader(
-    config: Config, split: Split, accelerator: Accelerator, memory_format: torch.memory_format
+    config: Config, data: Dataset, accelerator: Accelerator, memory_format: torch.memory_format
 ) -> Loader:
-    """This rank's share of a split to evaluate, each sample once; `config` must be resolved."""
-    assert config.data.eval_res is not None
+    """This rank's part of a split to evaluate, each sample once; `config` must be resolved."""
     return eval_loader(
-        split.info,
-        batch_size=config.eval.batch_size,
+        data,
+        config.eval.batch_size,
         resolution=config.data.eval_res,
-        crop_ratio=_crop_ratio(config, split),
+        crop_ratio=_crop_ratio(config, data),
         eval_resize=config.data.eval_resize,
-        **_loader_arguments(config, split, accelerator, memory_format),
+        normalisation=_resolved_normalisation(config),
+        placement=_placement(config, accelerator, memory_format),
+        loader=config.data.loader,
     )
 
 
-def _loader_arguments(
-    config: Config, split: Split, accelerator: Accelerator, memory_format: torch.memory_format
-) -> dict[str, Any]:
-    """What loaders for training and for evaluation have in common."""
-    data = config.data
-    return {
-        "loader": data.loader,
-        "indices": split.indices,
-        "rank": accelerator.process_index,
-        "world": accelerator.num_processes,
-        "local_world": distributed.local_world_size(),
-        "device": accelerator.device,
-        "mean": data.mean,
-        "std": data.std,
-        "workers": data.workers,
-        "channels_last": memory_format is torch.channels_last,
-    }
+def _resolved_normalisation(config: Config) -> Normalisation:
+    assert config.data.mean is not None
+    assert config.data.std is not None
+    return Normalisation(config.data.mean, config.data.std)
+
+
+def _placement(config: Config, accelerator: Accelerator, memory_format: torch.memory_format) -> Placement:
+    return Placement(
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        local_world=distributed.local_world_size(),
+        device=accelerator.device,
+        workers=config.data.workers,
+        channels_last=memory_format is torch.channels_last,
+    )

@@ -43,7 +43,7 @@ def evaluate_run(
     splits = build.open_splits(config)
     if split not in splits:
         raise UserError(f"the run has no {split} split (it has {', '.join(splits)}); set --data.{split} PATH")
-    if splits[split].info.classes != description.classes:
+    if splits[split].classes != description.classes:
         raise UserError(f"{splits[split].path} has other classes than the network was trained on")
     precision, _ = devices.choose_precision(config)
     forget_engine()

@@ -91,10 +91,10 @@ class Run:
                 )
             self.accelerator.wait_for_everyone()
 
-    def _plan(self) -> setup.Splits:
+    def _plan(self) -> build.Splits:
         """Data, engine, checkpoint, batches, steps; the impossible is refused before anything takes time."""
         splits = build.open_splits(self.config)
-        config = build.resolve(self.config, splits["train"].info)
+        config = build.resolve(self.config, splits["train"])
         self.description = build.describe_network(config, splits)
         self.engine = choose_engine(config)
         self.engine.connect()
@@ -103,7 +103,7 @@ class Run:
         self.config, self.plan = setup.plan_run(config, splits["train"], self.checkpoint)
         return splits
 
-    def _build(self, splits: setup.Splits) -> RunContext:
+    def _build(self, splits: build.Splits) -> RunContext:
         """Accelerator, network, task, optimizer and loaders. The order is that of the random numbers."""
         config, plan, checkpoint = self.config, self.plan, self.checkpoint
         precision, self.accelerator = setup.start_accelerator(config, self.engine, plan, checkpoint)

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 
 from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
+from anynet_dist.data.batch_plan import BatchPlan, plan_batches
+from anynet_dist.data.dataset import Dataset
 from anynet_dist.data.loaders.base import Loader
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.runs.checkpoint import Checkpoint
@@ -32,7 +34,6 @@ from anynet_dist.training import build
 from anynet_dist.training.classification import Classification
 from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.distributed import accelerator as devices
-from anynet_dist.training.distributed.batch_plan import BatchPlan, plan_batches
 from anynet_dist.training.distributed.ddp import Engine
 from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 from anynet_dist.training.finetune import freeze, load_pretrained
@@ -41,8 +42,6 @@ from anynet_dist.training.optim.schedules import build_schedule
 from anynet_dist.training.task import Task, TaskSetting
 
 logger = logging.getLogger(__name__)
-
-Splits = dict[str, build.Split]
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,14 @@ def choose_checkpoint(config: Config, checkpoints: Checkpoints, folder: RunFolde
     return rank_zero_decides(choose)
 
 
-def plan_run(config: Config, split: build.Split, checkpoint: Checkpoint | None) -> tuple[Config, RunPlan]:
+def plan_run(config: Config, split: Dataset, checkpoint: Checkpoint | None) -> tuple[Config, RunPlan]:
     """The plan, and the config with the defaults that depend on it. Raises UserError for one that cannot be.
 
     A resumed run keeps the batch of one device, which batch norm depends on.
     """
     limit = config.train.max_device_batch
     limit = limit or (checkpoint.context.device_batch if checkpoint else None)
-    batches = plan_batches(config.train.global_batch, distributed.world_size(), limit)
+    batches = plan_batches(config.train.global_batch, distributed.world_size(), limit, config.data.drop_last)
     order = build.train_plan(config, split, batches)
     build.check_batch_norm(config, batches, order)
     steps_per_epoch = order.num_updates
@@ -163,13 +162,13 @@ def place_network(
     return memory_format
 
 
-def build_task(config: Config, split: build.Split, device: torch.device) -> Task:
+def build_task(config: Config, split: Dataset, device: torch.device) -> Task:
     """What the run learns."""
     augment = config.data.augment
     return Classification(
         TaskSetting(
             num_classes=config.model.num_classes or 0,
-            classes=split.info.classes,
+            classes=split.classes,
             labels=split.labels,
             loss=build.build_criterion(config, split, device),
             mixup=augment.mixup,
@@ -181,7 +180,7 @@ def build_task(config: Config, split: build.Split, device: torch.device) -> Task
 
 def build_loaders(
     config: Config,
-    splits: Splits,
+    splits: build.Splits,
     plan: RunPlan,
     accelerator: Accelerator,
     memory_format: torch.memory_format,
@@ -197,12 +196,12 @@ def build_loaders(
     loaders["train"] = build.build_train_loader(config, train, plan.batches, accelerator, memory_format)
     owned.callback(loaders["train"].close)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    logger.info("data: %s images in %d classes", sizes, len(train.info.classes))
+    logger.info("data: %s images in %d classes", sizes, len(train.classes))
     return loaders
 
 
 def describe_run(
-    splits: Splits, plan: RunPlan, engine: Engine, precision: str, memory_format: torch.memory_format
+    splits: build.Splits, plan: RunPlan, engine: Engine, precision: str, memory_format: torch.memory_format
 ) -> RunContext:
     """What a resumed run should find again."""
     return RunContext(
@@ -212,7 +211,7 @@ def describe_run(
         memory_format=format_name(memory_format),
         total_steps=plan.total_steps,
         engine=engine.name,
-        data={name: data_digest(split.info) for name, split in splits.items()},
+        data={name: data_digest(split) for name, split in splits.items()},
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from anynet_dist.data.beton.build import build_beton
@@ -21,10 +20,10 @@ from anynet_dist.data.beton.format import BetonError
 from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.dataset import open_dataset
-from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import ArraySamples, FolderSamples, ImageError, decode, pixel_limit
 from anynet_dist.inference.predict import find_images
 from anynet_dist.system.errors import UserError
+from tests.data.loading import make_eval
 
 SIDE = 20_000
 
@@ -110,9 +109,8 @@ def test_loaders_refuse_it(loader: str, bombs: Path) -> None:
     bomb.write_bytes(good.read_bytes())
     data = open_dataset(bombs)
     bomb.write_bytes(content)  # after the folder was opened, so that only reading can find it
-    options = {"mean": (0, 0, 0), "std": (1, 1, 1), "device": torch.device("cpu"), "workers": 1}
     with pytest.raises(ImageError, match=TOO_MANY):
-        list(eval_loader(data, batch_size=2, resolution=16, loader=loader, **options))  # type: ignore[arg-type]
+        list(make_eval(data, batch_size=2, resolution=16, loader=loader, workers=1))
 
 
 def test_for_a_build_it_is_a_bad_image(bombs: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from anynet_dist.config import load_config
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import decode
+from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.inference.predict import find_images, predict, prepare
 from anynet_dist.inference.trained import TrainedNetwork
 from anynet_dist.runs.network_file import NetworkDescription
@@ -47,12 +49,10 @@ def test_pixels_are_those_of_evaluation(
         pictures,
         batch_size=64,
         resolution=24,
-        mean=description.mean,
-        std=description.std,
-        device=CPU,
+        normalisation=Normalisation(description.mean, description.std),
         crop_ratio=crop_ratio,
+        placement=Placement(workers=1),
         loader="torch",
-        workers=1,
     )
     ((expected, _),) = loader
     loader.close()

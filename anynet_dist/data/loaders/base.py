@@ -1,15 +1,59 @@
-"""What every loader offers."""
+"""What every loader is asked for, and what it offers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-LoaderName = Literal["auto", "ffcv", "torch", "device"]
-LOADERS = get_args(LoaderName)
-EvalResize = Literal["auto", "bilinear", "area"]
+from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.loaders.transfer import Transfer
+from anynet_dist.data.order import Plan, SampleKeys, check_rank, sample_keys
+from anynet_dist.data.transforms.normalisation import Normalisation
+from anynet_dist.data.transforms.params import SampleTransform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which process a loader serves, and where its batches go; by default this process alone, on the CPU."""
+
+    rank: int = 0
+    world: int = 1
+    """Processes of the run."""
+    local_world: int = 1
+    """Those of them on this machine, which share its cores and memory."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int | None = None
+    """Threads or processes that read. Default: this process's fraction of the cores; 0 has the torch loader
+    read in this process."""
+    channels_last: bool = False
+    """The memory format of the batches."""
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank, self.world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderRequest:
+    """What a loader is to read, in which order, what to do with it, and where to put it."""
+
+    data: Dataset
+    plan: Plan
+    transform: SampleTransform
+    normalisation: Normalisation
+    placement: Placement = field(default_factory=Placement)
+
+    def batches(self, epoch: int, first_batch: int) -> list[SampleKeys]:
+        """The samples of each batch of an epoch from `first_batch` on."""
+        return sample_keys(self.plan, self.data.indices, self.data.num_stored, epoch, first_batch)
+
+    def transfer(self) -> Transfer:
+        """The last step: to the device, and normalised."""
+        normalisation, placement = self.normalisation, self.placement
+        return Transfer(placement.device, normalisation.mean, normalisation.std, placement.channels_last)
 
 
 class Loader(Protocol):
@@ -26,8 +70,31 @@ class Loader(Protocol):
     def set_resolution(self, resolution: int) -> None:
         """From the next iteration on, images are `resolution` pixels wide and high (progressive resizing).
 
-        Raises UserError where a shift or a hole would be larger than that.
+        A loader is made for its largest resolution; a larger one takes more memory then. Raises UserError
+        where a shift or a hole would be larger than that.
         """
 
     def close(self) -> None:
         """End the loader's threads and processes."""
+
+
+class RequestedLoader:
+    """The part of a Loader that all have in common."""
+
+    def __init__(self, request: LoaderRequest) -> None:
+        self.request, self.transform, self.transfer = request, request.transform, request.transfer()
+        self._start = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.request.plan)
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, from batch `first_batch` on."""
+        self._start = (epoch, first_batch)
+
+    def set_resolution(self, resolution: int) -> None:
+        """From the next iteration on, images are `resolution` pixels wide and high."""
+        self.transform = replace(self.transform, resolution=resolution)
+
+    def close(self) -> None:
+        """There is nothing to end."""

@@ -7,17 +7,15 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
-import torch
-
-from anynet_dist.data.dataset import DataInfo, open_dataset
-from anynet_dist.data.loaders.base import LOADERS, EvalResize, Loader, LoaderName
-from anynet_dist.data.loaders.transfer import Transfer
-from anynet_dist.data.order import EvalPlan, Indices, Plan, TrainPlan
+from anynet_dist.data.batch_plan import BatchPlan
+from anynet_dist.data.dataset import Dataset, open_dataset
+from anynet_dist.data.loaders.base import Loader, LoaderRequest, Placement
+from anynet_dist.data.loaders.names import EVAL_RESIZES, LOADERS, EvalResize, LoaderName
+from anynet_dist.data.order import EvalPlan, TrainPlan
 from anynet_dist.data.transforms.lighting import Lighting, LitLoader
-from anynet_dist.data.transforms.params import Augmentation, Resize, SampleTransform
+from anynet_dist.data.transforms.normalisation import IMAGENET, Normalisation
+from anynet_dist.data.transforms.params import Augmentation, SampleTransform
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.install import install_command
@@ -26,94 +24,86 @@ logger = logging.getLogger(__name__)
 
 
 def train_loader(
-    data: DataInfo | Path | str,
-    *,
-    global_batch: int,
-    seed: int,
-    resolution: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
+    data: Dataset | Path | str,
+    batch: BatchPlan | int,
     augment: Augmentation | None = None,
+    *,
+    resolution: int | None = None,
+    seed: int = 0,
+    normalisation: Normalisation | None = None,
+    placement: Placement | None = None,
     loader: LoaderName = "auto",
-    indices: Indices | None = None,
-    accumulation: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    local_world: int = 1,
-    workers: int | None = None,
-    channels_last: bool = False,
-    repeats: int = 1,
-    drop_last: bool = True,
-    max_resolution: int | None = None,
 ) -> Loader:
     """A loader over this rank's micro-batches, shuffled by (seed, epoch) and augmented.
 
-    `indices` chooses samples (default: all). `repeats` is the number of differently augmented copies of a
-    sample in a global batch. Without `drop_last` an epoch may end with a smaller global batch, whose
-    micro-batches differ in size by one at most. `max_resolution` is the largest that `set_resolution` is
-    going to ask for (default: `resolution`). Raises UserError for combinations that cannot work.
+    `batch` is the global batch. With one that keeps the last samples (`drop_last`) an epoch may end with a
+    smaller global batch, whose micro-batches differ in size by one at most. `resolution` is the side of the
+    images in pixels (default: their own); `set_resolution` may ask for smaller ones. Without a
+    `normalisation` it is that of the data set, for image folders that of ImageNet. Raises UserError for
+    combinations that cannot work.
     """
-    data, indices = _checked(data, indices)
-    num_samples = data.num_samples if indices is None else len(indices)
+    data, placement = _opened(data), placement or Placement()
+    augment = augment or Augmentation()
+    if isinstance(batch, int):
+        batch = BatchPlan(global_batch=batch, world_size=placement.world)
+    if batch.world_size != placement.world:
+        raise UserError(f"the batch is divided among {batch.world_size} processes, not {placement.world}")
     plan = TrainPlan(
-        num_samples=num_samples,
-        global_batch=global_batch,
-        seed=seed,
-        accumulation=accumulation,
-        rank=rank,
-        world=world,
-        repeats=repeats,
-        drop_last=drop_last,
+        num_samples=len(data), batch=batch, seed=seed, rank=placement.rank, repeats=augment.repeats
     )
-    transfer = Transfer(device, mean, std, channels_last)
-    red, green, blue = (round(255 * value) for value in mean)
+    normalisation = normalisation or _own_normalisation(data)
     transform = SampleTransform(
-        resolution=resolution, augment=augment or Augmentation(), fill=(red, green, blue), seed=seed
+        resolution=resolution or _own_resolution(data),
+        augment=augment,
+        fill=normalisation.mean_colour,
+        seed=seed,
     )
-    name = _choose(data, loader, transform)
-    made = _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
-    if transform.augment is None or not transform.augment.lighting:
+    request = LoaderRequest(
+        data=data, plan=plan, transform=transform, normalisation=normalisation, placement=placement
+    )
+    made = _make(request, _choose(data, loader, transform))
+    if not augment.lighting:
         return made
-    light = Lighting(transform.augment.lighting, std, seed)
-    return LitLoader(made, light, plan, indices, data.num_samples)
+    return LitLoader(made, Lighting(augment.lighting, normalisation.std, seed), request)
 
 
 def eval_loader(
-    data: DataInfo | Path | str,
-    *,
+    data: Dataset | Path | str,
     batch_size: int,
-    resolution: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
+    *,
+    resolution: int | None = None,
     crop_ratio: float | None = None,
-    loader: LoaderName = "auto",
-    indices: Indices | None = None,
-    rank: int = 0,
-    world: int = 1,
-    local_world: int = 1,
-    workers: int | None = None,
-    channels_last: bool = False,
     eval_resize: EvalResize = "auto",
-    max_resolution: int | None = None,
+    normalisation: Normalisation | None = None,
+    placement: Placement | None = None,
+    loader: LoaderName = "auto",
 ) -> Loader:
-    """A loader over this rank's share of every sample exactly once, in order; the last batch may be smaller.
+    """A loader over this rank's part of the samples, each exactly once, in order; the last batch may be
+    smaller.
 
     `crop_ratio` is the side of the centre crop over the shorter side; None takes images whole. `eval_resize`
-    is how the crop is resized: `area` is what FFCV does, `bilinear` (antialiased) what torchvision does,
-    `auto` what comes with the loader. `max_resolution` is as for `train_loader`.
+    is how the crop is resized: `area` as FFCV does it, `bilinear` (antialiased) as torchvision does it,
+    `auto` as the loader does it. The other arguments are those of `train_loader`.
     """
-    data, indices = _checked(data, indices)
-    num_samples = data.num_samples if indices is None else len(indices)
-    plan = EvalPlan(num_samples=num_samples, batch_size=batch_size, rank=rank, world=world)
-    if eval_resize not in get_args(EvalResize):
-        raise unknown_name("eval_resize", eval_resize, get_args(EvalResize))
-    method: Resize = "area" if eval_resize == "area" else "bilinear"
-    transform = SampleTransform(resolution=resolution, crop_ratio=crop_ratio, resize=method)
-    transfer = Transfer(device, mean, std, channels_last)
-    name = _choose(data, loader, transform, eval_resize)
-    return _loader(data, plan, transform, transfer, name, indices, workers, local_world, max_resolution)
+    data, placement = _opened(data), placement or Placement()
+    plan = EvalPlan(
+        num_samples=len(data), batch_size=batch_size, rank=placement.rank, world_size=placement.world
+    )
+    if eval_resize not in EVAL_RESIZES:
+        raise unknown_name("eval_resize", eval_resize, EVAL_RESIZES)
+    transform = SampleTransform(
+        resolution=resolution or _own_resolution(data),
+        crop_ratio=crop_ratio,
+        resize="area" if eval_resize == "area" else "bilinear",
+    )
+    request = LoaderRequest(
+        data=data,
+        plan=plan,
+        transform=transform,
+        normalisation=normalisation or _own_normalisation(data),
+        placement=placement,
+    )
+    return _make(request, _choose(data, loader, transform, eval_resize))
 
 
 def ffcv_installed() -> bool:
@@ -129,58 +119,41 @@ def install_ffcv() -> str:
     )
 
 
-def _loader(
-    data: DataInfo,
-    plan: Plan,
-    transform: SampleTransform,
-    transfer: Transfer,
-    name: LoaderName,
-    indices: Indices | None,
-    workers: int | None,
-    local_world: int,
-    max_resolution: int | None,
-) -> Loader:
-    _check_shape(data, transform)
-    if max_resolution is not None and max_resolution < transform.resolution:
-        raise UserError(f"max_resolution is {max_resolution}, less than the {transform.resolution} of now")
+def _make(request: LoaderRequest, name: LoaderName) -> Loader:
+    _check_shape(request.data, request.transform)
     if name == "ffcv":
         from anynet_dist.data.loaders.ffcv import FFCVLoader
 
-        assert data.table is not None
-        return FFCVLoader(
-            data.table,
-            plan,
-            transform,
-            transfer,
-            indices=indices,
-            workers=workers,
-            local_world=local_world,
-            max_resolution=max_resolution,
-        )
+        return FFCVLoader(request)
     if name == "device":
         from anynet_dist.data.loaders.device import DeviceLoader
 
-        return DeviceLoader(
-            data.samples,
-            _one_shape(data),
-            plan,
-            transform,
-            transfer,
-            indices=indices,
-            workers=workers,
-            local_world=local_world,
-        )
-    if workers != 0:
+        return DeviceLoader(request)
+    if request.placement.workers != 0:
         start_server()  # before this process imports torchvision, which takes as long
     from anynet_dist.data.loaders.torch import TorchLoader
 
-    return TorchLoader(
-        data.samples, plan, transform, transfer, indices=indices, workers=workers, local_world=local_world
-    )
+    return TorchLoader(request)
+
+
+def _opened(data: Dataset | Path | str) -> Dataset:
+    return data if isinstance(data, Dataset) else open_dataset(data)
+
+
+def _own_normalisation(data: Dataset) -> Normalisation:
+    if data.normalisation is None:
+        logger.info("%s: normalised as ImageNet, for its images were not measured", data.path)
+    return data.normalisation or IMAGENET
+
+
+def _own_resolution(data: Dataset) -> int:
+    if data.constant_shape is None:
+        raise UserError(f"{data.path}: its images differ in size, so a resolution is needed")
+    return data.constant_shape[0]
 
 
 def _choose(
-    data: DataInfo, name: LoaderName, transform: SampleTransform, eval_resize: EvalResize = "auto"
+    data: Dataset, name: LoaderName, transform: SampleTransform, eval_resize: EvalResize = "auto"
 ) -> LoaderName:
     """The loader to take: the one that is asked for, if it can do what is asked, or the best for `auto`."""
     if name not in LOADERS:
@@ -208,7 +181,7 @@ def _choose(
     return "ffcv"
 
 
-def _check_ffcv(data: DataInfo, beyond_ffcv: Sequence[str]) -> None:
+def _check_ffcv(data: Dataset, beyond_ffcv: Sequence[str]) -> None:
     if data.table is None:
         raise UserError(f"{data.path}: FFCV reads .beton files; make one with 'anynet data build'")
     if not ffcv_installed():
@@ -220,25 +193,7 @@ def _check_ffcv(data: DataInfo, beyond_ffcv: Sequence[str]) -> None:
         )
 
 
-def _one_shape(data: DataInfo) -> tuple[int, int]:
-    if data.constant_shape is None:
-        raise UserError(
-            f"{data.path}: its images differ in size, but loader 'device' keeps images of one size in "
-            "memory; take loader 'ffcv' or 'torch'"
-        )
-    return data.constant_shape
-
-
-def _checked(data: DataInfo | Path | str, indices: Indices | None) -> tuple[DataInfo, Indices | None]:
-    data = data if isinstance(data, DataInfo) else open_dataset(data)
-    if indices is not None:
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not 0 <= indices.min() <= indices.max() < data.num_samples:
-            raise UserError(f"{data.path}: indices must lie between 0 and {data.num_samples - 1}")
-    return data, indices
-
-
-def _check_shape(data: DataInfo, transform: SampleTransform) -> None:
+def _check_shape(data: Dataset, transform: SampleTransform) -> None:
     if not transform.needs_square:
         return
     if data.constant_shape is None:

@@ -3,7 +3,7 @@
 The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it. For that, FFCV's C
 functions are known to it by name: code that holds their addresses could not be kept.
 
-Samples are read, not mapped into memory (see `beton_file`); of a raw one, only the rows that are needed.
+Samples are read, not mapped into memory (see `beton/file.py`); of a raw one, only the rows that are needed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from numba import carray, prange, types
+from numba.extending import intrinsic
 
 from anynet_dist.data.beton.format import JPEG
 from anynet_dist.data.beton.jpeg_header import jpeg_size
-from anynet_dist.data.loaders.ffcv_parts import cast_int_to_byte_ptr as _pointer
-from anynet_dist.data.loaders.ffcv_parts import libffcv
 from anynet_dist.data.loaders.kept_code import compiled
+from anynet_dist.data.loaders.libffcv import libc, libffcv
 from anynet_dist.data.transforms.params import (
     FAILED,
     FLIP,
@@ -37,8 +37,8 @@ from anynet_dist.data.transforms.params import (
 )
 
 DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
-"""What a recipe's column FAILED says of a sample: its JPEG cannot be decoded, its bytes cannot be read, or it
-is not of the size that the table says."""
+"""Values of the column FAILED of sample parameters: the JPEG cannot be decoded, its bytes cannot be read, or
+it is not of the size that the table says."""
 
 
 def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
@@ -57,13 +57,23 @@ def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
 
 
 # int imdecode(source, size, height, width, out, crop_height, crop_width, y, x, scale, scale, crop, flip)
-_imdecode = _external("anynet_ffcv_imdecode", libffcv.ctypes_imdecode, "pQIIpIIIIII??", types.int32)
+_imdecode = _external("anynet_ffcv_imdecode", libffcv.imdecode, "pQIIpIIIIII??", types.int32)
 # void resize(mode, source, height, width, top, bottom, left, right, out, out_height, out_width)
 # void my_memcpy(source, target, size)
-_memcpy = _external("anynet_ffcv_memcpy", libffcv.ctypes_memcopy, "qqQ", types.void)
-_resize = _external("anynet_ffcv_resize", libffcv.ctypes_resize, "qqqqqqqqqqq", types.void)
+_memcpy = _external("anynet_ffcv_memcpy", libffcv.my_memcpy, "qqQ", types.void)
+_resize = _external("anynet_ffcv_resize", libffcv.resize, "qqqqqqqqqqq", types.void)
 # ssize_t pread(file, target, size, offset), of the C library
-_pread = _external("anynet_pread", libffcv.libc.pread, "iqQq", types.int64)
+_pread = _external("anynet_pread", libc.pread, "iqQq", types.int64)
+
+
+@intrinsic
+def _pointer(typing, address):  # type: ignore[no-untyped-def]
+    """An address as a pointer to bytes."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint8)(types.uintp), generate
 
 
 @compiled()
@@ -84,7 +94,7 @@ _jpeg_size = compiled()(jpeg_size)
 
 @compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
-    """At least the rows of a sample's pixels that its recipe cuts, shape (rows, W, 3), which is the first of
+    """At least the rows of a sample's pixels that its box needs, shape (rows, W, 3), which is the first of
     them, and what to note as FAILED."""
     if mode != JPEG:
         data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
@@ -106,7 +116,7 @@ def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyp
 
 @compiled()
 def _place(image, top, left, row, fill, out):  # type: ignore[no-untyped-def]
-    """What `augment.place` does with image[top:, left:], in loops that compile well; a test holds the two
+    """What `apply.place` does with image[top:, left:], in loops that compile well; a test holds the two
     together."""
     size = out.shape[0]
     shift_y, shift_x = row[SHIFT_Y], row[SHIFT_X]
@@ -178,13 +188,13 @@ def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # t
 
 
 @compiled(parallel=True)
-def decode_batch(indices, file, starts, sizes, heights, widths, modes, recipe, fill, out):  # type: ignore[no-untyped-def]
-    """Decode the samples `indices` (B,), which are keys, into `out` (B, R, R, 3) as `recipe` says, and mark
+def decode_batch(indices, file, starts, sizes, heights, widths, modes, params, fill, out):  # type: ignore[no-untyped-def]
+    """Decode the samples `indices` (B,) into `out` (B, R, R, 3) as `params` (B, NUM_COLUMNS) says, and mark
     there those that fail.
 
     `file` is the descriptor of the .beton file; the arrays after it are those of its BetonTable.
     """
     for number in prange(len(indices)):
-        index = indices[number] % len(starts)
+        index = indices[number]
         sample = (starts[index], sizes[index], heights[index], widths[index], modes[index])
-        _decode_sample(file, *sample, recipe[number], fill, out[number])
+        _decode_sample(file, *sample, params[number], fill, out[number])

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as transforms
 
+from anynet_dist.data.loaders.base import LoaderRequest, RequestedLoader
 from anynet_dist.data.loaders.shared_memory import check_start, hand_over, tell_of_pipes
-from anynet_dist.data.loaders.transfer import Transfer
-from anynet_dist.data.order import Indices, Plan, sample_keys
+from anynet_dist.data.loaders.transfer import transferred
+from anynet_dist.data.order import Indices, SampleKeys
 from anynet_dist.data.samples import Pixels, Samples
-from anynet_dist.data.transforms import params as augment
+from anynet_dist.data.transforms.apply import cut_hole, shift_and_flip
+from anynet_dist.data.transforms.params import TOP, WIDTH, Resize, SampleParams, SampleTransform
 from anynet_dist.data.transforms.resize import resize_boxes
 from anynet_dist.data.transforms.torchvision import torchvision_policy
 from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
@@ -41,36 +43,30 @@ STALL_S = 120.0
 """Without a batch for so long, a loader is stuck."""
 LOOK_S = 5
 """Between two looks at whether the workers live."""
+BLOCK_BYTES = 2**23
+"""Decoded pixels that a worker holds at a time, unless one image has more."""
 
 
-class TorchLoader:
+class TorchLoader(RequestedLoader):
     """Batches of any samples: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        plan: Plan,
-        transform: augment.SampleTransform,
-        transfer: Transfer,
-        *,
-        indices: Indices | None = None,
-        workers: int | None = None,
-        local_world: int = 1,
-    ) -> None:
-        """`indices` are the samples that `plan`'s positions mean (default: all); workers 0 reads in this
-        process."""
-        self.plan, self.transfer = plan, transfer
-        self._requests = _Requests(plan, indices, len(samples.labels), transform)
-        self.workers = 0 if workers == 0 else choose_workers(workers, local_world)
+    def __init__(self, request: LoaderRequest) -> None:
+        """With 0 workers it reads in this process."""
+        super().__init__(request)
+        placement = request.placement
+        self.workers = (
+            0 if placement.workers == 0 else choose_workers(placement.workers, placement.local_world)
+        )
         self._through_pipes = False
+        self._tasks = _Tasks()
         self._loader: DataLoader[_Batch | UserError] = DataLoader(
-            _Batches(samples, shared=self.workers > 0),
+            _Batches(request.data.samples, shared=self.workers > 0),
             batch_size=None,
-            sampler=self._requests,
+            sampler=self._tasks,
             num_workers=self.workers,
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # else each epoch draws from torch's own random numbers, for nothing
-            pin_memory=transfer.device.type == "cuda",
+            pin_memory=placement.device.type == "cuda",
             persistent_workers=self.workers > 0,
             multiprocessing_context=process_context(has_threads=True) if self.workers else None,
             worker_init_fn=_start_worker,
@@ -78,29 +74,25 @@ class TorchLoader:
         # Also when python ends: it would end them by SIGTERM, which they do not receive, and wait.
         weakref.finalize(self, _end_workers, self._loader)
 
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """The next iteration is that of `epoch`, from batch `first_batch` on."""
-        self._requests.start = (epoch, first_batch)
-
-    def set_resolution(self, resolution: int) -> None:
-        """From the next iteration on, images are `resolution` pixels wide and high."""
-        self._requests.transform = replace(self._requests.transform, resolution=resolution)
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.workers and self._loader._iterator is None:
             check_start(process_context(has_threads=True))
+        epoch, first_batch = self._start
+        self._tasks.waiting = [
+            _Task(epoch, keys, self.transform) for keys in self.request.batches(epoch, first_batch)
+        ]
         self._set_timeout(0)  # an epoch may take longer to start than a batch
         with helpers_spared(), self._lost_workers_named():
             batches = iter(self._loader)
         self._set_timeout(LOOK_S)
+        yield from transferred(self._host_batches(batches), self.transfer)
+
+    def _host_batches(self, batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         while (batch := self._next(batches)) is not None:
             if isinstance(batch, UserError):
                 raise batch
             images, labels = batch
-            yield self.transfer(self._as_tensor(images), torch.as_tensor(labels))
+            yield self._as_tensor(images), torch.as_tensor(labels)
 
     def _as_tensor(self, images: Tensor | Pixels) -> Tensor:
         if isinstance(images, Tensor):
@@ -153,31 +145,26 @@ class TorchLoader:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Task:
     """A batch to be made."""
 
     epoch: int
-    keys: Indices
-    transform: augment.SampleTransform
+    keys: SampleKeys
+    transform: SampleTransform
 
 
-class _Requests(Sampler[_Request]):
+class _Tasks(Sampler[_Task]):
     """The batches of an epoch, asked for in the main process: so workers, which live on, need not know the
     epoch and its resolution."""
 
-    def __init__(
-        self, plan: Plan, indices: Indices | None, num_stored: int, transform: augment.SampleTransform
-    ) -> None:
-        self.plan, self.indices, self.num_stored, self.transform = plan, indices, num_stored, transform
-        self.start = (0, 0)
+    def __init__(self) -> None:
+        self.waiting: list[_Task] = []
 
     def __len__(self) -> int:
-        return max(0, len(self.plan) - self.start[1])
+        return len(self.waiting)
 
-    def __iter__(self) -> Iterator[_Request]:
-        epoch, first_batch = self.start
-        for keys in sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch):
-            yield _Request(epoch, keys, self.transform)
+    def __iter__(self) -> Iterator[_Task]:
+        return iter(self.waiting)
 
 
 class _Batches(Dataset[_Batch | UserError]):
@@ -191,53 +178,62 @@ class _Batches(Dataset[_Batch | UserError]):
     def __init__(self, samples: Samples, shared: bool) -> None:
         self.samples, self.shared = samples, shared
 
-    def __getitem__(self, request: _Request) -> _Batch | UserError:
+    def __getitem__(self, task: _Task) -> _Batch | UserError:
         try:
-            return self._make(request)
+            return self._make(task)
         except UserError as error:
             return error
 
-    def _make(self, request: _Request) -> _Batch:
-        size, num_stored = request.transform.resolution, len(self.samples.labels)
-        make = _Maker(self.samples, request.transform, request.epoch)
-        out = np.empty((len(request.keys), size, size, 3), np.uint8)
-        for number, key in enumerate(request.keys):
-            make(out[number], key)
-        labels = self.samples.labels[request.keys % num_stored]
+    def _make(self, task: _Task) -> _Batch:
+        images, labels = make_batch(self.samples, task), self.samples.labels[task.keys.indices]
         if self.shared:
-            return hand_over(out), hand_over(labels)
-        return torch.from_numpy(out), torch.from_numpy(labels)
+            return hand_over(images), hand_over(labels)
+        return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-class _Maker:
-    """Makes the images of a batch."""
+def make_batch(samples: Samples, task: _Task) -> Pixels:
+    """The images of a batch, shape (B, R, R, 3); raises UserError where one cannot be read or used."""
+    transform, size = task.transform, task.transform.resolution
+    out = np.empty((len(task.keys), size, size, 3), np.uint8)
+    fill, policy = np.array(transform.fill, np.uint8), torchvision_policy(transform)
+    indices, first = task.keys.indices.tolist(), 0
+    while first < len(indices):
+        images = _read_block(samples, indices[first:], transform)
+        keys = task.keys.values[first : first + len(images)]
+        heights, widths = np.array([image.shape[:2] for image in images]).T
+        params = transform.params(task.epoch, keys, heights, widths)
+        for target, image, row, key in zip(out[first:], images, params, keys, strict=False):
+            shift_and_flip(_cut(image, row, size, transform.resize), row, fill, target)
+            if policy is not None:
+                planes = torch.from_numpy(target).permute(2, 0, 1)
+                target[:] = policy(planes, task.epoch, int(key)).permute(1, 2, 0).numpy()
+            cut_hole(row, fill, target)
+        first += len(images)
+    return out
 
-    def __init__(self, samples: Samples, transform: augment.SampleTransform, epoch: int) -> None:
-        self.samples, self.transform, self.epoch = samples, transform, epoch
-        self._fill = np.array(transform.fill, np.uint8)
-        self._policy = torchvision_policy(transform)
 
-    def __call__(self, out: Pixels, key: np.int64) -> None:
-        """Make the sample `key`, shape (R, R, 3), in `out`."""
-        index = int(key % len(self.samples.labels))
-        image = self.samples.image(index)
+def _read_block(samples: Samples, indices: list[int], transform: SampleTransform) -> list[Pixels]:
+    """The first images of `indices`, as many as BLOCK_BYTES hold and at least one: their parameters are drawn
+    together."""
+    images, read = [], 0
+    for index in indices:
+        image = samples.image(index)
         height, width = image.shape[:2]
-        if self.transform.needs_square and height != width:
+        if transform.needs_square and height != width:
             raise UserError(
-                f"{self.samples.name(index)}: is {width}x{height} pixels, but images are used whole, "
+                f"{samples.name(index)}: is {width}x{height} pixels, but images are used whole, "
                 "so they must be square; use a random resized crop for training, a centre crop for evaluation"
             )
-        row = self.transform.recipe(self.epoch, np.array([key]), np.array([height]), np.array([width]))[0]
-        augment.shift_and_flip(_cut(image, row, out.shape[0], self.transform.resize), row, self._fill, out)
-        if self._policy is not None:
-            planes = torch.from_numpy(out).permute(2, 0, 1)
-            out[:] = self._policy(planes, self.epoch, int(key)).permute(1, 2, 0).numpy()
-        augment.cut_hole(row, self._fill, out)
+        images.append(image)
+        read += image.nbytes
+        if read > BLOCK_BYTES:
+            break
+    return images
 
 
-def _cut(image: Pixels, row: augment.Recipe, size: int, method: augment.Resize) -> Pixels:
-    """The recipe's box of `image`, resized to (size, size, 3) unless it has that size already."""
-    top, left, height, width = row[augment.TOP : augment.WIDTH + 1].tolist()
+def _cut(image: Pixels, row: SampleParams, size: int, method: Resize) -> Pixels:
+    """The row's box of `image`, resized to (size, size, 3) unless it has that size already."""
+    top, left, height, width = row[TOP : WIDTH + 1].tolist()
     box = image[top : top + height, left : left + width]
     if (height, width) == (size, size):
         return box

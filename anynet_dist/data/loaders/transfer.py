@@ -72,6 +72,34 @@ class Transfer:
         return moved
 
 
+def transferred(
+    batches: Iterator[tuple[Tensor, Tensor]], transfer: Transfer, ahead: bool | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Host batches (images uint8 (B, H, W, 3), labels (B,)) on the device, normalised.
+
+    With `ahead` (default: on a GPU) the copy of the next batch runs beside the step of the batch handed out.
+    The memory of a host batch is used until the next one is asked for, and no longer.
+    """
+    ahead = transfer.device.type == "cuda" if ahead is None else ahead
+    waiting: tuple[Tensor, Tensor] | None = None
+    failure: Exception | None = None
+    while failure is None:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # raised in its turn, after the batch before it
+            batch, failure = None, error
+        moved = None if batch is None else transfer(*batch)
+        if ahead:
+            moved, waiting = waiting, moved
+        if moved is not None:
+            yield moved
+        transfer.wait()
+        if batch is None:
+            break
+    if failure is not None:
+        raise failure
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch uses this thread alone, for the others' cores are the decoders'.

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anynet_dist.data.loaders.base import Loader
+from anynet_dist.data.loaders.base import Loader, LoaderRequest
 from anynet_dist.data.loaders.transfer import one_thread
-from anynet_dist.data.order import Indices, Plan, sample_keys
+from anynet_dist.data.order import Indices
 from anynet_dist.data.transforms.params import uniform_draws
 
 # Of ImageNet's RGB in 0..1; those that AlexNet's successors have used since Facebook's fb.resnet.torch.
@@ -44,11 +44,9 @@ class Lighting:
 class LitLoader:
     """A loader of training images whose batches are lit."""
 
-    def __init__(
-        self, loader: Loader, light: Lighting, plan: Plan, indices: Indices | None, num_stored: int
-    ) -> None:
-        self.loader, self.light = loader, light
-        self.plan, self.indices, self.num_stored = plan, indices, num_stored
+    def __init__(self, loader: Loader, light: Lighting, request: LoaderRequest) -> None:
+        """`request` is what the loader was made for."""
+        self.loader, self.light, self.request = loader, light, request
         self._start = (0, 0)
 
     def __len__(self) -> int:
@@ -69,9 +67,9 @@ class LitLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, first_batch = self._start
-        batches = sample_keys(self.plan, self.indices, self.num_stored, epoch, first_batch)
+        batches = self.request.batches(epoch, first_batch)
         for keys, (images, labels) in zip(batches, self.loader, strict=True):
-            shifts = torch.from_numpy(self.light.shifts(epoch, keys)).to(images.device)
+            shifts = torch.from_numpy(self.light.shifts(epoch, keys.values)).to(images.device)
             with one_thread():  # as the loaders themselves do: the other cores decode
                 images.add_(shifts[:, :, None, None])
             yield images, labels

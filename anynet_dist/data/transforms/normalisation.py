@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from anynet_dist.system.errors import UserError
 
@@ -37,3 +38,26 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
             f"each mean must lie in 0..1 and each std be at least {SMALLEST:g}, not {tuple(mean)} and"
             f" {tuple(std)}: set data.mean and data.std; a std of 1 leaves a constant channel unscaled"
         )
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """From pixels in 0..1 to a network's input: (pixel - mean) / std. Raises UserError where it cannot be."""
+
+    mean: Sequence[float]
+    """Per channel (RGB), in 0..1."""
+    std: Sequence[float]
+    """As for the mean; 1 leaves a channel unscaled."""
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The mean as a pixel, 0..255."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Normalisation(IMAGENET_MEAN, IMAGENET_STD)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anynet_dist.data.order import Indices
 from anynet_dist.system.errors import UserError, unknown_name
 
-# The columns of a recipe, one row a sample: the box cut from the source image, the shift and flip of the
+# The columns of sample parameters: the box cut from the source image, the shift and flip of the
 # result, the erased hole, a place where a loader marks the sample as unreadable, and whether what a shift
 # brings into view mirrors the image.
 TOP, LEFT, HEIGHT, WIDTH, SHIFT_Y, SHIFT_X, FLIP, HOLE_TOP, HOLE_LEFT, HOLE_BOTTOM, HOLE_RIGHT, FAILED = (
@@ -35,7 +35,8 @@ _DRAWS = 7
 _CROP_DRAWS = _DRAWS + 2 * _CROP_ATTEMPTS
 _U_FLIP, _U_SHIFT, _U_HOLE, _U_PLACE, _U_CROP = 0, slice(1, 3), slice(3, 5), slice(5, 7), slice(7, None)
 
-Recipe = NDArray[np.int64]
+SampleParams = NDArray[np.int64]
+"""The parameters of samples, one row per sample, with the columns above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Augmentation:
     section 6)."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest area of that box, as a fraction of the image."""
-    crop_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of that box."""
     translate: int = 0
     """Shift by up to this many pixels each way."""
@@ -73,6 +74,8 @@ class Augmentation:
     lighting: float = 0.0
     """Standard deviation of the noise on a training image's colours along the principal components of
     ImageNet's (Krizhevsky et al. 2012, section 4.1)."""
+    repeats: int = 1
+    """Differently augmented copies of an image in one global batch (Hoffer et al. 2019)."""
     cutout: int = 0
     """Side of a square, wholly inside the image, that is replaced by the mean colour (after DeVries &
     Taylor 2017)."""
@@ -83,11 +86,9 @@ class Augmentation:
             raise UserError(
                 f"crop_scale must hold two numbers with 0 < low <= high <= 1, not {self.crop_scale}"
             )
-        low, high = self.crop_ratio_range
+        low, high = self.crop_aspect
         if not 0 < low <= high:
-            raise UserError(
-                f"crop_ratio_range must hold two numbers with 0 < low <= high, not {self.crop_ratio_range}"
-            )
+            raise UserError(f"crop_aspect must hold two numbers with 0 < low <= high, not {self.crop_aspect}")
         if self.translate < 0 or self.cutout < 0:
             raise UserError("translate and cutout are numbers of pixels and cannot be negative")
         self._check_choices()
@@ -170,53 +171,51 @@ class SampleTransform:
         """Whether the whole image is used as it is, so that images must be square and all alike."""
         return self.crop_ratio is None and not (self.augment and self.augment.random_resized_crop)
 
-    def recipe(self, epoch: int, indices: Indices, heights: Indices, widths: Indices) -> Recipe:
-        """What to do with each sample, shape (N, NUM_COLUMNS), from its key and its size in pixels (each
-        (N,)). The key is the sample's index, or one of a repeated sample (`order.sample_keys`)."""
-        recipe = np.zeros((len(indices), NUM_COLUMNS), np.int64)
+    def params(self, epoch: int, keys: Indices, heights: Indices, widths: Indices) -> SampleParams:
+        """What to do with each sample, shape (N, NUM_COLUMNS), from its key (see `order.SampleKeys`) and its
+        size in pixels (each (N,))."""
+        params = np.zeros((len(keys), NUM_COLUMNS), np.int64)
         if self.augment is None:
-            recipe[:, TOP : WIDTH + 1] = _centre_boxes(heights, widths, self.crop_ratio)
-            return recipe
+            params[:, TOP : WIDTH + 1] = _centre_boxes(heights, widths, self.crop_ratio)
+            return params
         count = _CROP_DRAWS if self.augment.random_resized_crop else _DRAWS
-        draws = uniform_draws(self.seed, epoch, indices, count)
+        draws = uniform_draws(self.seed, epoch, keys, count)
         if self.augment.flip:
-            recipe[:, FLIP] = self._flips(epoch, indices, draws, self.augment.flip_mode)
+            params[:, FLIP] = self._flips(epoch, keys, draws, self.augment.flip_mode)
         if self.augment.random_resized_crop:
-            recipe[:, TOP : WIDTH + 1] = _random_boxes(draws, heights, widths, self.augment)
+            params[:, TOP : WIDTH + 1] = _random_boxes(draws, heights, widths, self.augment)
         else:
-            recipe[:, TOP : WIDTH + 1] = _centre_boxes(heights, widths, None)
-        self._shift_and_cut(recipe, draws, self.augment)
-        return recipe
+            params[:, TOP : WIDTH + 1] = _centre_boxes(heights, widths, None)
+        self._shift_and_cut(params, draws, self.augment)
+        return params
 
     def _flips(
-        self, epoch: int, indices: Indices, draws: NDArray[np.float64], mode: FlipMode
+        self, epoch: int, keys: Indices, draws: NDArray[np.float64], mode: FlipMode
     ) -> NDArray[np.bool_]:
         if mode == "random":
             return draws[:, _U_FLIP] < 0.5
-        first = uniform_draws(self.seed, 0, indices, 1)[:, _U_FLIP] < 0.5
+        first = uniform_draws(self.seed, 0, keys, 1)[:, _U_FLIP] < 0.5
         return first ^ bool(epoch % 2)
 
-    def _shift_and_cut(self, recipe: Recipe, draws: NDArray[np.float64], augment: Augmentation) -> None:
+    def _shift_and_cut(self, params: SampleParams, draws: NDArray[np.float64], augment: Augmentation) -> None:
         if augment.translate:
             span = 2 * augment.translate + 1
-            recipe[:, SHIFT_Y : SHIFT_X + 1] = np.floor(draws[:, _U_SHIFT] * span) - augment.translate
-            recipe[:, REFLECT] = augment.translate_padding == "reflect"
+            params[:, SHIFT_Y : SHIFT_X + 1] = np.floor(draws[:, _U_SHIFT] * span) - augment.translate
+            params[:, REFLECT] = augment.translate_padding == "reflect"
         if augment.cutout:
             places = self.resolution - augment.cutout + 1
-            recipe[:, HOLE_TOP : HOLE_LEFT + 1] = np.floor(draws[:, _U_HOLE] * places)
-            recipe[:, HOLE_BOTTOM : HOLE_RIGHT + 1] = recipe[:, HOLE_TOP : HOLE_LEFT + 1] + augment.cutout
+            params[:, HOLE_TOP : HOLE_LEFT + 1] = np.floor(draws[:, _U_HOLE] * places)
+            params[:, HOLE_BOTTOM : HOLE_RIGHT + 1] = params[:, HOLE_TOP : HOLE_LEFT + 1] + augment.cutout
 
 
-def uniform_draws(
-    seed: int, epoch: int, indices: Indices, count: int, stream: int = 1
-) -> NDArray[np.float64]:
+def uniform_draws(seed: int, epoch: int, keys: Indices, count: int, stream: int = 1) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), shape (N, count): each a hash of (seed, epoch, sample index, column).
 
     Those of another `stream` are independent. A counter-based generator (the idea of Salmon et al. 2011) with
     SplitMix64's mixing function (Steele et al. 2014).
     """
     key = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
-    samples = _mix(indices.astype(np.uint64) ^ key)[:, None]
+    samples = _mix(keys.astype(np.uint64) ^ key)[:, None]
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.multiply(_mix(samples + steps) >> np.uint64(11), 2.0**-53, dtype=np.float64)
 
@@ -227,7 +226,7 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return bits ^ (bits >> np.uint64(31))
 
 
-def _centre_boxes(heights: Indices, widths: Indices, crop_ratio: float | None) -> Recipe:
+def _centre_boxes(heights: Indices, widths: Indices, crop_ratio: float | None) -> SampleParams:
     """Boxes (top, left, height, width): the centred square of crop_ratio x the shorter side, or the whole
     image."""
     if crop_ratio is None:
@@ -239,20 +238,20 @@ def _centre_boxes(heights: Indices, widths: Indices, crop_ratio: float | None) -
 
 def _random_boxes(
     draws: NDArray[np.float64], heights: Indices, widths: Indices, augment: Augmentation
-) -> Recipe:
+) -> SampleParams:
     """Random boxes, as torchvision's RandomResizedCrop draws them: the first of ten attempts that fits,
     else central."""
     height, width = heights[:, None], widths[:, None]
     u_area, u_ratio = np.split(draws[:, _U_CROP], 2, axis=1)
     low, high = augment.crop_scale
     area = height * width * (low + (high - low) * u_area)
-    log_low, log_high = np.log(augment.crop_ratio_range)
+    log_low, log_high = np.log(augment.crop_aspect)
     ratio = np.exp(log_low + (log_high - log_low) * u_ratio)
     box_widths = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     box_heights = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (box_widths > 0) & (box_widths <= width) & (box_heights > 0) & (box_heights <= height)
     rows, first = np.arange(len(draws)), fits.argmax(axis=1)
-    fallback_height, fallback_width = _fallback_size(heights, widths, augment.crop_ratio_range)
+    fallback_height, fallback_width = _fallback_size(heights, widths, augment.crop_aspect)
     any_fits = fits.any(axis=1)
     box_height = np.where(any_fits, box_heights[rows, first], fallback_height)
     box_width = np.where(any_fits, box_widths[rows, first], fallback_width)
@@ -267,41 +266,3 @@ def _fallback_size(heights: Indices, widths: Indices, ratios: tuple[float, float
     box_heights = np.minimum(heights, np.rint(widths / ratios[0]).astype(np.int64))
     box_widths = np.minimum(widths, np.rint(heights * ratios[1]).astype(np.int64))
     return np.maximum(1, box_heights), np.maximum(1, box_widths)
-
-
-def place(image: NDArray[np.uint8], row: Recipe, fill: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Shift, flip and cut `image` (R, R, 3) as `row` says, into `out` (R, R, 3), which must be other
-    memory."""
-    shift_and_flip(image, row, fill, out)
-    cut_hole(row, fill, out)
-
-
-def shift_and_flip(
-    image: NDArray[np.uint8], row: Recipe, fill: NDArray[np.uint8], out: NDArray[np.uint8]
-) -> None:
-    """Shift, then flip, `image` (R, R, 3) into `out` (R, R, 3)."""
-    size = out.shape[0]
-    shift_y, shift_x = row[SHIFT_Y], row[SHIFT_X]
-    if row[REFLECT]:
-        rows, columns = (_reflected(np.arange(size) + shift, size) for shift in (shift_y, shift_x))
-        out[:] = image[rows[:, None], columns[::-1] if row[FLIP] else columns]
-        return
-    top, bottom = max(0, -shift_y), min(size, size - shift_y)
-    left, right = max(0, -shift_x), min(size, size - shift_x)
-    if shift_y != 0 or shift_x != 0:
-        out[:] = fill
-    seen = image[top + shift_y : bottom + shift_y, left + shift_x : right + shift_x]
-    if row[FLIP]:
-        out[top:bottom, size - right : size - left] = seen[:, ::-1]
-    else:
-        out[top:bottom, left:right] = seen
-
-
-def cut_hole(row: Recipe, fill: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Paint cutout's hole in `out` (R, R, 3)."""
-    out[row[HOLE_TOP] : row[HOLE_BOTTOM], row[HOLE_LEFT] : row[HOLE_RIGHT]] = fill
-
-
-def _reflected(places: Indices, size: int) -> Indices:
-    """Places beyond the edge, mirrored at it: -1 is 1, `size` is size - 2."""
-    return size - 1 - np.abs(size - 1 - np.abs(places))

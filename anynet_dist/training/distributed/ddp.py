@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from anynet_dist.config.schema import Config
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed import accelerator as devices
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.optim.optimizers import ELEMENTWISE
 from anynet_dist.training.resilience.nonfinite import gradient_norm
 

@@ -16,11 +16,11 @@ from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor, nn
 
 from anynet_dist.config.schema import Config
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.install import install_command
 from anynet_dist.training.distributed import accelerator as devices
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.distributed.ddp import (
     AutocastAccelerator,
     Engine,

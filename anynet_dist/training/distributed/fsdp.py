@@ -10,8 +10,8 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.training.distributed import accelerator as devices
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.distributed.ddp import (
     AutocastAccelerator,
     ShardedEngine,

@@ -12,8 +12,8 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.system.errors import LostRankError, RunError
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 LOST_RANK = re.compile(

@@ -22,9 +22,9 @@ from anynet_dist.data.beton.sidecar import companions, open_beton, sidecar_path
 from anynet_dist.data.beton.staging import stage
 from anynet_dist.data.beton.verify import verify_beton, verify_deep
 from anynet_dist.data.dataset import open_dataset
-from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.system.errors import UserError
+from tests.data.loading import make_eval
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ffcv"), reason="FFCV is not installed")]
 
@@ -154,16 +154,7 @@ def test_a_file_of_ffcvs_writer_gives_its_images_and_labels(
     np.testing.assert_allclose(sidecar.mean, pixels.reshape(-1, 3).mean(axis=0) / 255, rtol=1e-12)
     np.testing.assert_allclose(sidecar.std, pixels.reshape(-1, 3).std(axis=0) / 255, rtol=1e-12)
     for name in ("ffcv", "torch", "device"):
-        loader = eval_loader(
-            path,
-            batch_size=8,
-            resolution=16,
-            mean=(0, 0, 0),
-            std=(1 / 255,) * 3,
-            device=torch.device("cpu"),
-            loader=name,
-            workers=1,
-        )
+        loader = make_eval(path, batch_size=8, resolution=16, loader=name, workers=1)
         batches = list(loader)
         loader.close()
         found = torch.cat([batch.permute(0, 2, 3, 1) for batch, _ in batches])

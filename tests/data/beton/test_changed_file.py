@@ -19,12 +19,12 @@ NAMES = ["torch", "ffcv"] if ffcv_installed() else ["torch"]
 READ = """
 import sys
 import torch
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.system.errors import UserError
 
 path, name = sys.argv[1:]
-loader = eval_loader(path, loader=name, batch_size=1, resolution=32, mean=(0, 0, 0), std=(1, 1, 1),
-                     device=torch.device("cpu"), crop_ratio=1.0, workers=1)
+loader = eval_loader(path, 1, resolution=32, crop_ratio=1.0, placement=Placement(workers=1), loader=name)
 try:
     for epoch in range(1000):
         for number, _ in enumerate(loader):

@@ -56,10 +56,14 @@ def outcome(work):
 def read():
     import torch
     from anynet_dist.data.dataset import open_dataset
+    from anynet_dist.data.loaders.base import Placement
     from anynet_dist.data.loaders.factory import train_loader
+    from anynet_dist.data.transforms.normalisation import Normalisation
     data = open_dataset(path)
-    options = dict(resolution=8, mean=(0.5,) * 3, std=(0.5,) * 3, device=torch.device("cpu"), workers=1)
-    loader = train_loader(data, global_batch=5, seed=0, loader=sys.argv[5], **options)
+    normalisation, placement = Normalisation((0.5,) * 3, (0.5,) * 3), Placement(workers=1)
+    loader = train_loader(
+        data, 5, resolution=8, normalisation=normalisation, placement=placement, loader=sys.argv[5]
+    )
     try:
         assert sum(len(labels) for _, labels in loader) == len(table)
     finally:

@@ -19,8 +19,8 @@ from anynet_dist.data.beton.jpeg_header import jpeg_size
 from anynet_dist.data.beton.sidecar import sidecar_path
 from anynet_dist.data.beton.verify import verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
-from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.data.samples import ArraySamples, BetonSamples, decode
+from tests.data.loading import make_eval
 
 LOADERS = ["torch", "device", *(["ffcv"] if importlib.util.find_spec("ffcv") else [])]
 STAND_IN = 1
@@ -83,8 +83,7 @@ def with_table(folder: Path, height: int, width: int, data: bytes) -> Path:
 
 
 def read_all(path: Path, loader: str) -> torch.Tensor:
-    options = {"mean": (0, 0, 0), "std": (1 / 255,) * 3, "device": torch.device("cpu"), "workers": 1}
-    batches = eval_loader(path, batch_size=3, resolution=80, crop_ratio=1, loader=loader, **options)  # type: ignore[arg-type]
+    batches = make_eval(path, batch_size=3, resolution=80, crop_ratio=1, loader=loader, workers=1)
     try:
         return torch.cat([images for images, _ in batches])
     finally:

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from anynet_dist.data.beton import format as fmt
+from anynet_dist.data.beton.format import read_table
 from anynet_dist.data.beton.sidecar import checksums_path, describe, sidecar_path
-from anynet_dist.data.beton.writer import WriteOptions, Written, write_tables
+from anynet_dist.data.beton.writer import write_tables
 from anynet_dist.system.files import write_json
 from tests.conftest import PATIENCE
 
@@ -37,9 +39,18 @@ def write_large(path: Path, num_samples: int) -> None:
         write_tables(file, first + STRIDE * num_samples, PAGE, rows, table)
     checksums_path(path).write_bytes(bytes(4 * num_samples))
     histogram = np.tile(np.bincount(values, minlength=256) * SIDE**2, (3, 1))
-    written = Written(histogram, np.zeros(num_samples, np.uint32), ())
     classes = tuple(f"c{number:03}" for number in range(1000))
-    sidecar = describe(path, written, classes, WriteOptions(), "synthetic", "train")
+    stored: dict[str, Any] = {"write_mode": "raw", "max_resolution": None, "quality": 90, "seed": 0}
+    stored |= {"compress_probability": 0.5, "ffcv_version": None}
+    sidecar = describe(
+        read_table(path),
+        classes,
+        histogram,
+        checksums_path(path),
+        source="x",
+        split="train",
+        **stored,
+    )
     write_json(sidecar_path(path), sidecar.model_dump(mode="json"))
 
 
@@ -58,13 +69,16 @@ def large(tmp_path: Path) -> Iterator[Path]:
 MEASURE = """
 import json, sys, time
 from pathlib import Path
+from typing import Any
 import numpy as np, psutil, torch
 from anynet_dist.data.dataset import open_dataset
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
+from anynet_dist.data.transforms.normalisation import Normalisation
 
 def loader(data):
-    options = dict(resolution=4, mean=(0.5,) * 3, std=(0.5,) * 3, device=torch.device("cpu"), workers=1)
-    return train_loader(data, global_batch=64, seed=0, loader=sys.argv[3], **options)
+    normalisation, placement = Normalisation((0.5,) * 3, (0.5,) * 3), Placement(workers=1)
+    return train_loader(data, 64, normalisation=normalisation, placement=placement, loader=sys.argv[3])
 
 def measured(work):
     before, start = psutil.Process().memory_info().rss, time.perf_counter()

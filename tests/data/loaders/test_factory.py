@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,11 @@ from torch import Tensor
 
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.base import Loader
-from anynet_dist.data.loaders.factory import eval_loader, train_loader
 from anynet_dist.data.order import epoch_order, split_indices
 from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.system.errors import UserError
+from tests.data.loading import make_eval, make_train
 
-CPU = torch.device("cpu")
-BYTES: dict[str, Any] = {"mean": (0, 0, 0), "std": (1 / 255,) * 3, "device": CPU}
-"""With these, what comes out are the bytes that went in."""
 PAIR = ["torch", *(["ffcv"] if importlib.util.find_spec("ffcv") else [])]
 NAMES = [*PAIR, "device"]
 CIFAR_STYLE = Augmentation(flip=True, translate=4, cutout=8)
@@ -37,13 +35,13 @@ Make = Callable[..., Loader]
 @pytest.fixture
 def train() -> Iterator[Make]:
     """Makes training loaders that are closed at the end of the test."""
-    yield from factory(train_loader, global_batch=100, seed=3, resolution=32, **BYTES)
+    yield from factory(make_train, global_batch=100, seed=3, resolution=32)
 
 
 @pytest.fixture
 def evaluate() -> Iterator[Make]:
     """Makes evaluation loaders that are closed at the end of the test."""
-    yield from factory(eval_loader, batch_size=100, resolution=32, **BYTES)
+    yield from factory(make_eval, batch_size=100, resolution=32)
 
 
 def factory(make: Callable[..., Loader], **defaults: Any) -> Iterator[Make]:
@@ -206,7 +204,7 @@ def test_normalisation_is_exact(name: str, channels_last: bool, digits: Path, ev
 def test_all_loaders_train_on_the_very_same_pixels(
     name: str, style: Augmentation, digits: Path, train: Make
 ) -> None:
-    options = {"augment": style, "mean": (0.1, 0.2, 0.3), "repeats": 2}
+    options = {"augment": replace(style, repeats=2), "mean": (0.1, 0.2, 0.3)}
     first, second = (train(digits / "train.beton", choice, **options) for choice in ("torch", name))
     for number in (0, 5):
         for ours, theirs in zip(epoch(first, number), epoch(second, number), strict=True):
@@ -215,32 +213,34 @@ def test_all_loaders_train_on_the_very_same_pixels(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_repeats_are_differently_augmented_copies_side_by_side(name: str, digits: Path, train: Make) -> None:
-    plain, labels = epoch(train(digits / "train.beton", name, repeats=3, global_batch=99), 1)
+    tripled = replace(CIFAR_STYLE, repeats=3)
+    plain, labels = epoch(
+        train(digits / "train.beton", name, global_batch=99, augment=Augmentation(repeats=3)), 1
+    )
     order = np.repeat(epoch_order(1437, 3, 1), 3)[: len(labels)]
     assert len(labels) == 14 * 99
     assert np.array_equal(labels.numpy(), open_dataset(digits / "train.beton").labels[order])
     assert torch.equal(plain[0::3], plain[1::3])
-    moved, _ = epoch(train(digits / "train.beton", name, repeats=3, global_batch=99, augment=CIFAR_STYLE), 1)
+    moved, _ = epoch(train(digits / "train.beton", name, global_batch=99, augment=tripled), 1)
     same = (moved[0::3] == moved[1::3]).flatten(1).all(dim=1)
     assert same.float().mean() < 0.05
     shares = [
-        train(
-            digits / "train.beton", name, repeats=3, global_batch=98, augment=CIFAR_STYLE, rank=rank, world=2
-        )
+        train(digits / "train.beton", name, global_batch=98, augment=tripled, rank=rank, world=2)
         for rank in range(2)
     ]
     ranks = torch.stack([epoch(share, 1)[0].view(-1, 49, 3, 32, 32) for share in shares], dim=1)
-    whole = train(digits / "train.beton", name, repeats=3, global_batch=98, augment=CIFAR_STYLE)
+    whole = train(digits / "train.beton", name, global_batch=98, augment=tripled)
     assert torch.equal(ranks.flatten(0, 2), epoch(whole, 1)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("max_resolution", [None, 40])
+@pytest.mark.parametrize("largest", [24, 40])
 def test_the_resolution_changes_without_a_new_loader(
-    name: str, max_resolution: int | None, digits: Path, train: Make
+    name: str, largest: int, digits: Path, train: Make
 ) -> None:
     options = {"augment": CIFAR_STYLE, "workers": 2}
-    loader = train(digits / "train.beton", name, resolution=24, max_resolution=max_resolution, **options)
+    loader = train(digits / "train.beton", name, resolution=largest, **options)
+    loader.set_resolution(24)
     first = epoch(loader, 0)[0]
     for resolution in (40, 24, 32):
         loader.set_resolution(resolution)
@@ -436,8 +436,6 @@ def test_classes_are_numbered_as_in_training(photos: Path, photo_betons: Path) -
         ({"augment": Augmentation(random_resized_crop=True, cutout=99)}, "cutout of 99 pixels"),
         ({"loader": "fcv"}, "did you mean 'ffcv'"),
         ({"loader": "device"}, "images differ in size, but loader 'device'"),
-        ({"max_resolution": 31}, "max_resolution is 31, less than the 32 of now"),
-        ({"repeats": 0}, "repeats must be at least 1"),
         ({"indices": np.array([0, 24])}, "indices must lie between 0 and 23"),
     ],
 )
@@ -447,23 +445,22 @@ def test_what_cannot_work_is_refused(photo_betons: Path, options: dict[str, Any]
         "seed": 0,
         "resolution": 32,
         "augment": IMAGENET_STYLE,
-        **BYTES,
     }
     with pytest.raises(UserError, match=message):
-        train_loader(photo_betons / "raw.beton", **{**defaults, **options})
+        make_train(photo_betons / "raw.beton", **{**defaults, **options})
 
 
 def test_ffcv_wants_a_beton_file(photos: Path) -> None:
     with pytest.raises(UserError, match="make one with 'anynet data build'"):
-        eval_loader(photos, loader="ffcv", batch_size=4, resolution=32, crop_ratio=1.0, **BYTES)
+        make_eval(photos, loader="ffcv", batch_size=4, resolution=32, crop_ratio=1.0)
 
 
 def test_images_of_different_sizes_need_a_crop_for_evaluation(photo_betons: Path) -> None:
     with pytest.raises(UserError, match="they need a centre-crop ratio"):
-        eval_loader(photo_betons / "raw.beton", batch_size=4, resolution=32, **BYTES)
+        make_eval(photo_betons / "raw.beton", batch_size=4, resolution=32)
 
 
 def test_the_choice_of_a_loader_is_logged(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    eval_loader(photos, batch_size=4, resolution=32, crop_ratio=1.0, workers=1, **BYTES)
+    make_eval(photos, batch_size=4, resolution=32, crop_ratio=1.0, workers=1)
     assert any("loader: torch" in message and "image folder" in message for message in caplog.messages)

@@ -17,28 +17,34 @@ import torch
 
 pytest.importorskip("ffcv", reason="FFCV is not installed")
 
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.format import BetonError, read_table
 from anynet_dist.data.beton.writer import WriteOptions
-from anynet_dist.data.loaders import ffcv as ffcv_loader
+from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.loaders.base import LoaderRequest, Placement
 from anynet_dist.data.loaders.ffcv import FFCVLoader
-from anynet_dist.data.loaders.transfer import Transfer
+from anynet_dist.data.loaders.thread import BatchThread
 from anynet_dist.data.order import EvalPlan, Plan, TrainPlan, epoch_order
-from anynet_dist.data.samples import FolderSamples
-from anynet_dist.data.transforms import params as augment
-from anynet_dist.data.transforms.params import Augmentation, SampleTransform, TranslatePadding
+from anynet_dist.data.samples import BetonSamples, FolderSamples
+from anynet_dist.data.transforms.apply import place
+from anynet_dist.data.transforms.normalisation import Normalisation
+from anynet_dist.data.transforms.params import Augmentation, SampleParams, SampleTransform, TranslatePadding
 from anynet_dist.system.errors import RunError, UserError
 
 
 def loader(
     path: Path, plan: Plan | None = None, transform: SampleTransform | None = None, **options: Any
 ) -> FFCVLoader:
-    table = read_table(path)
-    plan = plan or TrainPlan(num_samples=len(table), global_batch=50, seed=0)
-    transform = transform or SampleTransform(resolution=32, augment=Augmentation(), seed=0)
-    return FFCVLoader(
-        table, plan, transform, Transfer(torch.device("cpu"), (0, 0, 0), (1 / 255,) * 3), **options
+    data = Dataset(path=path, samples=BetonSamples(read_table(path)))
+    request = LoaderRequest(
+        data=data,
+        plan=plan or TrainPlan(num_samples=len(data), batch=BatchPlan(global_batch=50)),
+        transform=transform or SampleTransform(resolution=32, augment=Augmentation(), seed=0),
+        normalisation=Normalisation((0, 0, 0), (1 / 255,) * 3),
+        placement=Placement(workers=options.pop("workers", None)),
     )
+    return FFCVLoader(request, **options)
 
 
 def test_leaving_early_leaves_no_threads(digits: Path) -> None:
@@ -99,10 +105,10 @@ def test_a_damaged_jpeg_is_raised_with_file_and_sample(damaged: Path) -> None:
 
 def test_an_exception_in_the_thread_is_raised_here(digits: Path) -> None:
     class BrokenTransform(SampleTransform):
-        def recipe(self, epoch: int, *args: Any) -> augment.Recipe:
+        def params(self, epoch: int, *args: Any) -> SampleParams:
             if epoch == 1:
                 raise ArithmeticError("from the thread")
-            return super().recipe(epoch, *args)
+            return super().params(epoch, *args)
 
     batches = loader(digits / "train.beton", transform=BrokenTransform(resolution=32))
     assert len(list(batches)) == 28
@@ -120,9 +126,9 @@ def test_a_stalled_thread_is_raised_not_waited_for(digits: Path, caplog: pytest.
     release = threading.Event()
 
     class StalledTransform(SampleTransform):
-        def recipe(self, *args: Any) -> augment.Recipe:
+        def params(self, *args: Any) -> SampleParams:
             release.wait(30)
-            return super().recipe(*args)
+            return super().params(*args)
 
     batches = loader(digits / "train.beton", transform=StalledTransform(resolution=32), stall_seconds=1)
     threading.Timer(2, release.set).start()  # so that the test itself need not wait for the thread's end
@@ -134,15 +140,15 @@ def test_a_stalled_thread_is_raised_not_waited_for(digits: Path, caplog: pytest.
 
 def test_a_thread_that_dies_is_noticed_at_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = loader(digits / "train.beton", stall_seconds=10_000)  # longer than a test may take
-    make, died = ffcv_loader._Epoch._offer, threading.Event()
+    make, died = BatchThread._offer, threading.Event()
 
-    def die(thread: ffcv_loader._Epoch, item: Any) -> bool:
+    def die(thread: BatchThread, item: Any) -> bool:
         if died.is_set():
             return False
         died.set()
         return make(thread, item)
 
-    monkeypatch.setattr(ffcv_loader._Epoch, "_offer", die)
+    monkeypatch.setattr(BatchThread, "_offer", die)
     with pytest.raises(RunError, match=r"died without saying why, while making batch 1 of epoch 0"):
         list(batches)
 
@@ -154,8 +160,7 @@ import torch
 from anynet_dist.data.loaders.factory import eval_loader
 from anynet_dist.system.errors import RunError, UserError
 try:
-    eval_loader(sys.argv[1], loader="ffcv", batch_size=8, resolution=32, mean=(0, 0, 0), std=(1, 1, 1),
-                device=torch.device("cpu"))
+    eval_loader(sys.argv[1], loader="ffcv", batch_size=8)
 except UserError as error:
     print(error)
 """
@@ -216,16 +221,14 @@ def test_importing_ffcv_changes_no_number_of_threads() -> None:
 @pytest.mark.parametrize("padding", ["constant", "reflect"])
 def test_the_compiled_pass_does_what_place_does(digits: Path, padding: TranslatePadding) -> None:
     table = read_table(digits / "train.beton")
-    from anynet_dist.data.samples import BetonSamples
-
     everything = Augmentation(flip=True, translate=31, translate_padding=padding, cutout=9)
     transform = SampleTransform(resolution=32, augment=everything, fill=(10, 20, 30), seed=5)
     plan = EvalPlan(num_samples=len(table), batch_size=500)
     images = torch.cat([images for images, _ in loader(table.path, plan, transform)])
-    rows = transform.recipe(0, np.arange(len(table)), table.heights, table.widths)
+    rows = transform.params(0, np.arange(len(table)), table.heights, table.widths)
     samples, out = BetonSamples(table), np.empty((32, 32, 3), np.uint8)
     for index in range(len(table)):
-        augment.place(samples.image(index), rows[index], np.array((10, 20, 30), np.uint8), out)
+        place(samples.image(index), rows[index], np.array((10, 20, 30), np.uint8), out)
         assert np.array_equal(images[index].permute(1, 2, 0).numpy(), out)
 
 
@@ -241,8 +244,7 @@ import sys
 from pathlib import Path
 from anynet_dist.data.loaders.factory import *
 import torch
-loader = train_loader(sys.argv[1], loader="ffcv", global_batch=10, seed=0, resolution=32, mean=(0, 0, 0),
-                      std=(1, 1, 1), device=torch.device("cpu"))
+loader = train_loader(sys.argv[1], 10, loader="ffcv")
 held = iter(loader)
 next(held)
 raise SystemExit(7)
@@ -265,8 +267,7 @@ import psutil
 import torch
 from anynet_dist.data.loaders.factory import train_loader
 
-loader = train_loader(sys.argv[1], loader="ffcv", global_batch=50, seed=0, resolution=32, mean=(0, 0, 0),
-                      std=(1, 1, 1), device=torch.device("cpu"))
+loader = train_loader(sys.argv[1], 50, loader="ffcv")
 
 def leave(epoch):
     loader.set_epoch(epoch)

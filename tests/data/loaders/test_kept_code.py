@@ -16,13 +16,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("ffcv"), reason
 # argv: a .beton file. Reads it; prints how many images, and whether compiled code was found on disk.
 READ = """
 import logging, sys
-import torch
 from anynet_dist.data.loaders import ffcv_kernel
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import eval_loader
 
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-options = dict(mean=(0,) * 3, std=(1,) * 3, device=torch.device("cpu"), workers=1, loader="ffcv")
-loader = eval_loader(sys.argv[1], batch_size=200, resolution=32, **options)
+loader = eval_loader(sys.argv[1], batch_size=200, placement=Placement(workers=1), loader="ffcv")
 count = sum(len(labels) for _, labels in loader)
 loader.close()
 print(count, "images;", "compiled" if ffcv_kernel.decode_batch.stats.cache_misses else "found")

@@ -15,14 +15,16 @@ READS = """
 import hashlib, logging, sys
 from pathlib import Path
 import torch
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
+from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.system.errors import UserError
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     loader = train_loader(
-        Path(sys.argv[1]), loader="torch", global_batch=32, seed=0, resolution=16, workers=2,
-        mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"),
+        sys.argv[1], 32, resolution=16, normalisation=Normalisation((0, 0, 0), (1, 1, 1)),
+        placement=Placement(workers=2), loader="torch",
     )
     loader.set_resolution(128)
     digest = hashlib.sha256()

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
 from tests.conftest import PATIENCE
 
 READS = """
 import signal, sys
 from pathlib import Path
-import torch
+from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
 
 if __name__ == "__main__":
     loader = train_loader(
-        Path(sys.argv[1]), loader="torch", global_batch=8, seed=0, resolution=16, workers=2,
-        mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu"),
+        sys.argv[1], 8, resolution=16, placement=Placement(workers=2), loader="torch"
     )
     batches = iter(loader)
     next(batches)
@@ -60,17 +59,7 @@ def test_none_outlives_the_process_that_reads(
 @pytest.mark.slow
 def test_they_are_not_forked_beside_threads(blobs: Path) -> None:
     """Such a child may wait for ever for a lock that a thread held."""
-    loader = train_loader(
-        blobs / "train",
-        loader="torch",
-        global_batch=8,
-        seed=0,
-        resolution=16,
-        workers=1,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        device=torch.device("cpu"),
-    )
+    loader = train_loader(blobs / "train", 8, resolution=16, placement=Placement(workers=1), loader="torch")
     before = {child.pid for child in psutil.Process().children()}
     done = threading.Event()
     thread = threading.Thread(target=done.wait)

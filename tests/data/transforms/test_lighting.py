@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from anynet_dist.data.loaders.base import LoaderName
-from anynet_dist.data.loaders.factory import ffcv_installed, train_loader
+from anynet_dist.data.loaders.factory import ffcv_installed
+from anynet_dist.data.loaders.names import LoaderName
 from anynet_dist.data.transforms.lighting import COMPONENTS, DEVIATIONS, Lighting
 from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.system.errors import UserError
+from tests.data.loading import make_train
 
 STD = (0.2, 0.25, 0.3)
 
 
 def batches(path: Path, strength: float, epoch: int = 0, first: int = 0, **options: object) -> list[Tensor]:
-    loader = train_loader(
+    loader = make_train(
         path,
         **{
             "global_batch": 4,
@@ -28,12 +29,11 @@ def batches(path: Path, strength: float, epoch: int = 0, first: int = 0, **optio
             "resolution": 8,
             "mean": (0.5, 0.5, 0.5),
             "std": STD,
-            "device": torch.device("cpu"),
             "workers": 1,
             "loader": "torch",
             "augment": Augmentation(flip=True, lighting=strength),
             **options,
-        },  # type: ignore[arg-type]
+        },
     )
     loader.set_epoch(epoch, first)
     found = [images.clone() for images, _ in loader]

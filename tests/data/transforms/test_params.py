@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anynet_dist.data.transforms import params as augment
-from anynet_dist.data.transforms.params import Augmentation, SampleTransform, place, uniform_draws
+from anynet_dist.data.transforms import params as columns
+from anynet_dist.data.transforms.apply import place
+from anynet_dist.data.transforms.params import Augmentation, SampleParams, SampleTransform, uniform_draws
 from anynet_dist.system.errors import UserError
 
 MANY = np.arange(20_000)
 
 
-def recipe(transform: SampleTransform, epoch: int = 0, height: int = 32, width: int = 32) -> augment.Recipe:
-    return transform.recipe(epoch, MANY, np.full(len(MANY), height), np.full(len(MANY), width))
+def draw(transform: SampleTransform, epoch: int = 0, height: int = 32, width: int = 32) -> SampleParams:
+    return transform.params(epoch, MANY, np.full(len(MANY), height), np.full(len(MANY), width))
 
 
 def transform(resolution: int = 32, **options: Any) -> SampleTransform:
@@ -38,37 +39,37 @@ def test_draws_depend_on_each_of_seed_epoch_and_index() -> None:
 
 
 def test_flip_happens_to_half_of_the_images() -> None:
-    assert abs(recipe(transform(flip=True))[:, augment.FLIP].mean() - 0.5) < 0.015
-    assert not recipe(transform())[:, augment.FLIP].any()
+    assert abs(draw(transform(flip=True))[:, columns.FLIP].mean() - 0.5) < 0.015
+    assert not draw(transform())[:, columns.FLIP].any()
 
 
 def test_alternating_flip_draws_once_then_turns_every_image_each_epoch() -> None:
     alternate = transform(flip=True, flip_mode="alternate")
-    first = recipe(alternate)[:, augment.FLIP]
+    first = draw(alternate)[:, columns.FLIP]
     assert abs(first.mean() - 0.5) < 0.015
     for epoch in (1, 2, 3, 4):
-        flips = recipe(alternate, epoch)[:, augment.FLIP]
+        flips = draw(alternate, epoch)[:, columns.FLIP]
         assert np.array_equal(flips, first if epoch % 2 == 0 else 1 - first)
 
 
 def test_translate_covers_its_range_evenly() -> None:
-    shifts = recipe(transform(translate=4))[:, augment.SHIFT_Y : augment.SHIFT_X + 1]
+    shifts = draw(transform(translate=4))[:, columns.SHIFT_Y : columns.SHIFT_X + 1]
     values, counts = np.unique(shifts, return_counts=True)
     assert values.tolist() == list(range(-4, 5))
     assert counts.min() > 0.9 * counts.mean()
 
 
 def test_cutout_is_a_whole_square_anywhere_inside() -> None:
-    rows = recipe(transform(cutout=8))
-    top, left, bottom, right = rows[:, augment.HOLE_TOP : augment.HOLE_RIGHT + 1].T
+    rows = draw(transform(cutout=8))
+    top, left, bottom, right = rows[:, columns.HOLE_TOP : columns.HOLE_RIGHT + 1].T
     assert (bottom - top == 8).all()
     assert (right - left == 8).all()
     assert (top.min(), top.max(), left.min(), left.max()) == (0, 24, 0, 24)
 
 
 def test_random_boxes_lie_inside_and_have_the_asked_area_and_ratio() -> None:
-    rows = recipe(transform(224, random_resized_crop=True), height=300, width=300)
-    top, left, height, width = rows[:, augment.TOP : augment.WIDTH + 1].T
+    rows = draw(transform(224, random_resized_crop=True), height=300, width=300)
+    top, left, height, width = rows[:, columns.TOP : columns.WIDTH + 1].T
     assert (top >= 0).all()
     assert (left >= 0).all()
     assert (top + height <= 300).all()
@@ -82,27 +83,27 @@ def test_random_boxes_lie_inside_and_have_the_asked_area_and_ratio() -> None:
 
 
 def test_a_box_that_never_fits_falls_back_to_the_centre() -> None:
-    rows = recipe(transform(32, random_resized_crop=True, crop_scale=(1.0, 1.0)), height=10, width=1000)
-    top, left, height, width = rows[0, augment.TOP : augment.WIDTH + 1]
+    rows = draw(transform(32, random_resized_crop=True, crop_scale=(1.0, 1.0)), height=10, width=1000)
+    top, left, height, width = rows[0, columns.TOP : columns.WIDTH + 1]
     assert (top, left, height, width) == (0, 494, 10, 13)
 
 
 def test_centre_crop_box() -> None:
     crop = SampleTransform(resolution=224, crop_ratio=224 / 256)
-    rows = recipe(crop, height=256, width=400)
-    assert rows[0, augment.TOP : augment.WIDTH + 1].tolist() == [16, 88, 224, 224]
-    assert not rows[:, augment.SHIFT_Y :].any()
+    rows = draw(crop, height=256, width=400)
+    assert rows[0, columns.TOP : columns.WIDTH + 1].tolist() == [16, 88, 224, 224]
+    assert not rows[:, columns.SHIFT_Y :].any()
 
 
 def test_place_shifts_flips_and_fills() -> None:
     image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
     fill, row, out = (
         np.array([200, 201, 202], np.uint8),
-        np.zeros(augment.NUM_COLUMNS, np.int64),
+        np.zeros(columns.NUM_COLUMNS, np.int64),
         np.empty_like(image),
     )
-    row[[augment.SHIFT_Y, augment.SHIFT_X, augment.FLIP]] = 1, -1, 1
-    row[[augment.HOLE_TOP, augment.HOLE_LEFT, augment.HOLE_BOTTOM, augment.HOLE_RIGHT]] = 0, 0, 1, 1
+    row[[columns.SHIFT_Y, columns.SHIFT_X, columns.FLIP]] = 1, -1, 1
+    row[[columns.HOLE_TOP, columns.HOLE_LEFT, columns.HOLE_BOTTOM, columns.HOLE_RIGHT]] = 0, 0, 1, 1
     place(image, row, fill, out)
     expected = np.tile(fill, (4, 4, 1))
     expected[:3, 1:] = image[1:, :3]  # one up, one to the right
@@ -113,10 +114,10 @@ def test_place_shifts_flips_and_fills() -> None:
 
 def test_place_reflects_at_the_edge() -> None:
     image = np.arange(5 * 5 * 3, dtype=np.uint8).reshape(5, 5, 3)
-    row, out = np.zeros(augment.NUM_COLUMNS, np.int64), np.empty_like(image)
+    row, out = np.zeros(columns.NUM_COLUMNS, np.int64), np.empty_like(image)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     for shift_y, shift_x, flip in ((2, -3, 0), (-4, 4, 1), (0, 1, 1), (0, 0, 1)):
-        row[[augment.SHIFT_Y, augment.SHIFT_X, augment.FLIP, augment.REFLECT]] = shift_y, shift_x, flip, 1
+        row[[columns.SHIFT_Y, columns.SHIFT_X, columns.FLIP, columns.REFLECT]] = shift_y, shift_x, flip, 1
         place(image, row, np.zeros(3, np.uint8), out)
         seen = padded[4 + shift_y : 9 + shift_y, 4 + shift_x : 9 + shift_x]
         assert np.array_equal(out, seen[:, ::-1] if flip else seen)
@@ -136,7 +137,7 @@ def test_place_reflects_at_the_edge() -> None:
         ({"random_erasing": 1.5}, "random_erasing is a probability"),
         ({"auto_augment": "randaugment", "randaugment_magnitude": 31}, "magnitude in 0..30, not 2 and 31"),
         ({"crop_scale": (0.5, 1.5)}, "crop_scale"),
-        ({"crop_ratio_range": (2.0, 1.0)}, "crop_ratio_range"),
+        ({"crop_aspect": (2.0, 1.0)}, "crop_aspect"),
     ],
 )
 def test_impossible_augmentation_is_refused(options: dict[str, Any], message: str) -> None:

@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from anynet_dist.cli import run
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.training.distributed import engine
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from anynet_dist.training.distributed.fsdp import FullyShardedEngine
 
 start_among_gpus = FullyShardedEngine.start

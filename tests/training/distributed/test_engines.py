@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anynet_dist.config import Config, load_config
+from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed import ddp, deepspeed, engine
-from anynet_dist.training.distributed.batch_plan import BatchPlan
 from tests.conftest import PATIENCE
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

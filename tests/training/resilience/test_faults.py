@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from anynet_dist.training.distributed.batch_plan import plan_batches
+from anynet_dist.data.batch_plan import plan_batches
 from anynet_dist.training.resilience.faults import Peer, lost_rank, out_of_memory
 from tests.conftest import PATIENCE, ROOT, Start
 from tests.training.conftest import assert_same_run, wait_for_step

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from anynet_dist.data.batch_plan import plan_batches
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.distributed.batch_plan import plan_batches
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -36,7 +36,7 @@ def test_weighted_micro_batches_average_to_the_mean_over_images(images_left: int
 
 def test_uneven_global_batch_is_refused_with_the_nearest_that_fit() -> None:
     with pytest.raises(
-        UserError, match="510 images cannot be shared evenly by 4 devices; set it to 508 or 512"
+        UserError, match="510 images cannot be divided evenly among 4 devices; set it to 508 or 512"
     ):
         plan_batches(510, 4)
 
