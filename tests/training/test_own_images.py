@@ -105,7 +105,7 @@ def test_a_resolution_is_suggested_where_images_differ_in_size(
     root = fill(tmp_path / "own", "cat", "dog", sides=(side, side))
     loaded = load_config(config, ["--data.train", str(root)]).config
     with pytest.raises(UserError, match=f"{tried} --data.augment.random_resized_crop true$"):
-        build.resolve(loaded, build.open_splits(loaded)["train"].info)
+        build.resolve(loaded, build.open_splits(loaded)["train"])
 
 
 def test_measured_or_given_normalisation_is_kept(
@@ -115,7 +115,7 @@ def test_measured_or_given_normalisation_is_kept(
     options = ["--data.train", str(root), "--data.mean", "0.1", "0.2", "0.3"]
     loaded = load_config(config, options).config
     with caplog.at_level("INFO", "anynet_dist"):
-        resolved = build.resolve(loaded, build.open_splits(loaded)["train"].info)
+        resolved = build.resolve(loaded, build.open_splits(loaded)["train"])
     assert resolved.data.mean == (0.1, 0.2, 0.3)
     assert resolved.data.std == (0.229, 0.224, 0.225)
     assert "data.std: those of ImageNet" in caplog.text
