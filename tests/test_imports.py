@@ -25,13 +25,11 @@ LAYERS = (
     ("training",),
     ("doctor",),
     ("runs",),
-    ("data", "models"),
     ("config",),
+    ("data", "models"),
     ("system",),
 )
 HEIGHT = {package: -number for number, layer in enumerate(LAYERS) for package in layer}
-NOT_THE_CONFIG = ("data", "models")
-"""They take plain arguments."""
 
 
 def modules() -> dict[str, Path]:
@@ -84,18 +82,6 @@ def test_imports_go_down_only(package: str) -> None:
         and HEIGHT.get(package_of(imported), -99) >= HEIGHT[package]
     ]
     assert not upward
-
-
-@pytest.mark.parametrize("package", NOT_THE_CONFIG)
-def test_data_and_models_take_plain_arguments(package: str) -> None:
-    taken = [
-        f"{module} imports {imported}"
-        for module, file in MODULES.items()
-        if package_of(module) == package
-        for imported in imports(file)
-        if package_of(imported) == "config"
-    ]
-    assert not taken
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

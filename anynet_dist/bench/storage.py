@@ -21,7 +21,7 @@ from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
 from anynet_dist.data.samples import Pixels, Samples
-from anynet_dist.data.transforms.params import Augmentation
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.workers import usable_cores
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from anynet_dist.data.loaders.base import Loader, Placement
 from anynet_dist.data.loaders.factory import train_loader
 from anynet_dist.data.loaders.names import LoaderName
 from anynet_dist.data.samples import ArraySamples
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.normalisation import IMAGENET
-from anynet_dist.data.transforms.params import Augmentation
 
 BARE = "bare FFCV"
 SMALL_SHIFT = 4

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic.fields import FieldInfo
 
 from anynet_dist.config import schema
+from anynet_dist.data.transforms import augmentation
 from anynet_dist.system.errors import nearest_name
 
 # What others call these options, where the spelling alone would not lead there.
@@ -133,7 +134,7 @@ def _options_of(section: type, prefix: str) -> Iterator[Option]:
             assert isinstance(kind, type)
             yield from _options_of(kind, f"{key}.")
         else:
-            yield Option(key, kind, _default(field), _docs().get((section.__name__, field.name), ""))
+            yield Option(key, kind, _default(field), _doc(section, field.name))
 
 
 def _sections_of(section: type, prefix: str) -> Iterator[tuple[str, str]]:
@@ -150,11 +151,18 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
+def _doc(section: type, name: str) -> str:
+    """The docstring under a field of a section, or of a class that it extends."""
+    found = (_docs().get((kind.__name__, name)) for kind in section.__mro__)
+    return next((doc for doc in found if doc), "")
+
+
 @cache
 def _docs() -> dict[tuple[str, str], str]:
     """The docstrings under the fields, which python itself does not keep, by class and field."""
     docs = {}
-    for section in ast.parse(inspect.getsource(schema)).body:
+    trees = [ast.parse(inspect.getsource(module)) for module in (augmentation, schema)]
+    for section in (node for tree in trees for node in tree.body):
         if not isinstance(section, ast.ClassDef):
             continue
         for field, below in zip(section.body, section.body[1:], strict=False):

@@ -175,11 +175,10 @@ def _data_conflicts(config: Config) -> Iterator[Conflict]:
     start, full = config.data.start_res, config.data.train_res
     if start is not None and full is not None and start > full:
         yield Conflict(("data.start_res", "data.train_res"), f"images grow: at most data.train_res, {full}")
-    for name in ("crop_scale", "crop_aspect"):
+    for name in config.data.augment.reversed_ranges():
         smallest, largest = getattr(config.data.augment, name)
-        if smallest > largest:
-            message = f"the smallest comes first (got [{smallest}, {largest}])"
-            yield Conflict((f"data.augment.{name}",), message)
+        message = f"the smallest comes first (got [{smallest}, {largest}])"
+        yield Conflict((f"data.augment.{name}",), message)
 
 
 def _schedule_conflicts(config: Config) -> Iterator[Conflict]:

@@ -1,4 +1,4 @@
-"""Every option of a run, with its meaning and default. Imports neither torch nor any other room."""
+"""Every option of a run, with its meaning and default. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-Count = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Hue = Annotated[float, Field(ge=0, le=0.5)]
-Level = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-AboveOne = Annotated[float, Field(gt=1)]
+from anynet_dist.data.loaders.names import EvalResize, LoaderName
+from anynet_dist.data.transforms.augmentation import Augmentation
+from anynet_dist.system.ranges import (
+    AboveOne,
+    Count,
+    Fraction,
+    Level,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Share,
+)
+
 Interval = Annotated[
     str,
     Field(
@@ -35,7 +39,6 @@ StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps 
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
-LoaderName = Literal["auto", "ffcv", "torch", "device"]
 
 LOSSES = ("cross_entropy", "bce")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -145,44 +148,16 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Augmentation):
     """Random changes to training images; each is a function of (seed, epoch, sample)."""
 
-    flip: bool = False
-    """Mirror half of the images left to right."""
-    flip_mode: Literal["random", "alternate"] = "random"
-    """`random` draws anew in each epoch; `alternate` mirrors each image every other epoch."""
-    translate: NonNegativeInt = 0
-    """Shift by up to this many pixels in both directions."""
-    translate_padding: Literal["constant", "reflect"] = "constant"
-    """What a shift brings into view: the mean colour, or the image mirrored at its edge."""
-    cutout: NonNegativeInt = 0
-    """Side in pixels of a square painted with the mean colour."""
-    random_resized_crop: bool = False
-    """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
-    crop_scale: tuple[Share, Share] = (0.08, 1.0)
-    """Area of that rectangle as a share of the image, smallest and largest."""
-    crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
-    """Aspect ratio of that rectangle, smallest and largest."""
-    color_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
-    """How far brightness, contrast, saturation and hue may change; not with the ffcv loader."""
-    auto_augment: Literal["trivialaugment", "randaugment"] | None = None
-    """A random policy of colour and geometry; not with the ffcv loader."""
-    randaugment_ops: Count = 2
-    """Operations that RandAugment applies to an image."""
-    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """How strong they are."""
-    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability of painting a random rectangle with the mean colour; not with the ffcv loader."""
-    lighting: NonNegative = 0.0
-    """AlexNet's noise on the colours: its standard deviation along the principal components of ImageNet's
-    colours; 0.1 in pycls' recipes."""
-    repeats: Count = 1
-    """Differently augmented copies of an image in one global batch (repeated augmentation)."""
     mixup: NonNegative = 0.0
     """Alpha of mixup, 0 for none; with cutmix too, each batch takes one of them at random."""
     cutmix: NonNegative = 0.0
     """Alpha of CutMix, 0 for none."""
+
+    def __post_init__(self) -> None:
+        """The ranges are checked when a config is loaded, where messages name file and line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +191,7 @@ class DataConfig:
     """Side in pixels of evaluated images. Default: data.train_res."""
     eval_crop_ratio: Share = 224 / 256
     """Share of the shorter side that the evaluation's centre crop keeps, where images differ in size."""
-    eval_resize: Literal["auto", "bilinear", "area"] = "auto"
+    eval_resize: EvalResize = "auto"
     """How it is resized: `area` as FFCV does, `bilinear` (antialiased) as torchvision does, `auto` what
     comes with the loader."""
     mean: tuple[Level, Level, Level] | None = None

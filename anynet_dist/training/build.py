@@ -18,8 +18,8 @@ from anynet_dist.data.image_folders import readable
 from anynet_dist.data.loaders.base import Loader, Placement
 from anynet_dist.data.loaders.factory import eval_loader, train_loader
 from anynet_dist.data.order import TrainPlan, split_indices
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation
-from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec

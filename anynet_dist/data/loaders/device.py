@@ -19,6 +19,7 @@ from anynet_dist.data.dataset import Dataset
 from anynet_dist.data.loaders.base import LoaderRequest, RequestedLoader
 from anynet_dist.data.order import Indices, SampleKeys
 from anynet_dist.data.samples import Samples
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.params import (
     FLIP,
     HOLE_RIGHT,
@@ -26,7 +27,6 @@ from anynet_dist.data.transforms.params import (
     SHIFT_Y,
     TOP,
     WIDTH,
-    Augmentation,
     SampleParams,
     SampleTransform,
 )

@@ -13,9 +13,10 @@ from anynet_dist.data.dataset import Dataset, open_dataset
 from anynet_dist.data.loaders.base import Loader, LoaderRequest, Placement
 from anynet_dist.data.loaders.names import EVAL_RESIZES, LOADERS, EvalResize, LoaderName
 from anynet_dist.data.order import EvalPlan, TrainPlan
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.lighting import Lighting, LitLoader
 from anynet_dist.data.transforms.normalisation import IMAGENET, Normalisation
-from anynet_dist.data.transforms.params import Augmentation, SampleTransform
+from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.data.workers import start_server
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.install import install_command

@@ -8,13 +8,14 @@ processes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anynet_dist.data.order import Indices
-from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.data.transforms.augmentation import Augmentation, FlipMode
+from anynet_dist.system.errors import UserError
 
 # The columns of sample parameters: the box cut from the source image, the shift and flip of the
 # result, the erased hole, a place where a loader marks the sample as unreadable, and whether what a shift
@@ -25,9 +26,6 @@ TOP, LEFT, HEIGHT, WIDTH, SHIFT_Y, SHIFT_X, FLIP, HOLE_TOP, HOLE_LEFT, HOLE_BOTT
 REFLECT = 12
 NUM_COLUMNS = 13
 
-FlipMode = Literal["random", "alternate"]
-TranslatePadding = Literal["constant", "reflect"]
-AutoAugment = Literal["trivialaugment", "randaugment"]
 Resize = Literal["bilinear", "area"]
 
 _CROP_ATTEMPTS = 10
@@ -37,98 +35,6 @@ _U_FLIP, _U_SHIFT, _U_HOLE, _U_PLACE, _U_CROP = 0, slice(1, 3), slice(3, 5), sli
 
 SampleParams = NDArray[np.int64]
 """The parameters of samples, one row per sample, with the columns above."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random changes to a training image, in the order in which they happen."""
-
-    random_resized_crop: bool = False
-    """Cut a random box and resize it to the training resolution (Szegedy et al. 2014, "Going deeper",
-    section 6)."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest area of that box, as a fraction of the image."""
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of that box."""
-    translate: int = 0
-    """Shift by up to this many pixels each way."""
-    translate_padding: TranslatePadding = "constant"
-    """What a shift brings into view: the mean colour, or the image itself, mirrored at its edge."""
-    flip: bool = False
-    """Mirror images left to right."""
-    flip_mode: FlipMode = "random"
-    """`random` mirrors half of the images, drawn anew each epoch; `alternate` draws only for the first, then
-    mirrors each image every other epoch (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", section 3.6)."""
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """How far brightness, contrast, saturation and hue may change, as in torchvision's ColorJitter."""
-    auto_augment: AutoAugment | None = None
-    """A random policy of colour and geometry: TrivialAugment (Mueller & Hutter 2021) in its wide space, or
-    RandAugment (Cubuk et al. 2019)."""
-    randaugment_ops: int = 2
-    """Operations that RandAugment applies to an image."""
-    randaugment_magnitude: int = 9
-    """How strong they are, 0..30."""
-    random_erasing: float = 0.0
-    """Probability of replacing a random rectangle, a fiftieth to a third of the image, by the mean colour
-    (Zhong et al. 2017)."""
-    lighting: float = 0.0
-    """Standard deviation of the noise on a training image's colours along the principal components of
-    ImageNet's (Krizhevsky et al. 2012, section 4.1)."""
-    repeats: int = 1
-    """Differently augmented copies of an image in one global batch (Hoffer et al. 2019)."""
-    cutout: int = 0
-    """Side of a square, wholly inside the image, that is replaced by the mean colour (after DeVries &
-    Taylor 2017)."""
-
-    def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise UserError(
-                f"crop_scale must hold two numbers with 0 < low <= high <= 1, not {self.crop_scale}"
-            )
-        low, high = self.crop_aspect
-        if not 0 < low <= high:
-            raise UserError(f"crop_aspect must hold two numbers with 0 < low <= high, not {self.crop_aspect}")
-        if self.translate < 0 or self.cutout < 0:
-            raise UserError("translate and cutout are numbers of pixels and cannot be negative")
-        self._check_choices()
-        self._check_policy()
-
-    @property
-    def needs_torchvision(self) -> tuple[str, ...]:
-        """Names of what is asked for that only torchvision's transforms can do; FFCV cannot."""
-        asked = {
-            "color_jitter": any(self.color_jitter),
-            "auto_augment": self.auto_augment is not None,
-            "random_erasing": self.random_erasing > 0,
-        }
-        return tuple(name for name, wanted in asked.items() if wanted)
-
-    def _check_choices(self) -> None:
-        for name, choices in (
-            ("flip_mode", get_args(FlipMode)),
-            ("translate_padding", get_args(TranslatePadding)),
-            ("auto_augment", (None, *get_args(AutoAugment))),
-        ):
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, getattr(self, name), [choice for choice in choices if choice])
-
-    def _check_policy(self) -> None:
-        *strengths, hue = self.color_jitter
-        if min(strengths) < 0 or not 0 <= hue <= 0.5:
-            raise UserError(
-                "color_jitter must hold brightness, contrast and saturation of at least 0 and a hue in "
-                f"[0, 0.5], not {self.color_jitter}"
-            )
-        if self.lighting < 0:
-            raise UserError(f"lighting is a standard deviation and cannot be negative: {self.lighting}")
-        if not 0 <= self.random_erasing <= 1:
-            raise UserError(f"random_erasing is a probability in [0, 1], not {self.random_erasing}")
-        if self.randaugment_ops < 1 or not 0 <= self.randaugment_magnitude <= 30:
-            raise UserError(
-                "RandAugment needs at least 1 operation and a magnitude in 0..30, not "
-                f"{self.randaugment_ops} and {self.randaugment_magnitude}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from anynet_dist.data.transforms.params import Augmentation, SampleTransform
+from anynet_dist.data.transforms.augmentation import Augmentation
+from anynet_dist.data.transforms.params import SampleTransform
 
 Policy = Callable[[Tensor, int, int], Tensor]
 

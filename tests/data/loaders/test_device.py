@@ -12,7 +12,7 @@ from PIL import Image
 
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders import device as device_loader
-from anynet_dist.data.transforms.params import Augmentation
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.system.errors import UserError
 from tests.data.loading import make_eval, make_train
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from anynet_dist.data.dataset import open_dataset
 from anynet_dist.data.loaders.base import Loader
 from anynet_dist.data.order import epoch_order, split_indices
-from anynet_dist.data.transforms.params import Augmentation
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.system.errors import UserError
 from tests.data.loading import make_eval, make_train
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from anynet_dist.data.loaders.factory import ffcv_installed
 from anynet_dist.data.loaders.names import LoaderName
+from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.lighting import COMPONENTS, DEVIATIONS, Lighting
-from anynet_dist.data.transforms.params import Augmentation
 from anynet_dist.system.errors import UserError
 from tests.data.loading import make_train
 
@@ -84,5 +84,5 @@ def test_a_resumed_epoch_and_other_ranks_see_the_same_images(tiny_beton: Path) -
 
 
 def test_a_negative_deviation_is_refused() -> None:
-    with pytest.raises(UserError, match="lighting is a standard deviation"):
+    with pytest.raises(UserError, match="lighting: input should be greater"):
         Augmentation(lighting=-0.1)

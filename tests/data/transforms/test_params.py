@@ -7,7 +7,8 @@ import pytest
 
 from anynet_dist.data.transforms import params as columns
 from anynet_dist.data.transforms.apply import place
-from anynet_dist.data.transforms.params import Augmentation, SampleParams, SampleTransform, uniform_draws
+from anynet_dist.data.transforms.augmentation import Augmentation
+from anynet_dist.data.transforms.params import SampleParams, SampleTransform, uniform_draws
 from anynet_dist.system.errors import UserError
 
 MANY = np.arange(20_000)
@@ -128,16 +129,19 @@ def test_place_reflects_at_the_edge() -> None:
     [
         ({"translate": 32}, "translate of 32"),
         ({"cutout": 40}, "cutout of 40"),
-        ({"translate": -1}, "cannot be negative"),
+        ({"translate": -1}, "translate: input should be greater than or equal to 0, not -1"),
         ({"flip_mode": "alternating"}, "unknown flip_mode 'alternating'; did you mean 'alternate'"),
         ({"translate_padding": "mirror"}, "unknown translate_padding 'mirror'"),
         ({"auto_augment": "autoaugment"}, "unknown auto_augment 'autoaugment'"),
-        ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, r"a hue in \[0, 0.5\]"),
-        ({"color_jitter": (-0.1, 0.1, 0.1, 0.1)}, "of at least 0"),
-        ({"random_erasing": 1.5}, "random_erasing is a probability"),
-        ({"auto_augment": "randaugment", "randaugment_magnitude": 31}, "magnitude in 0..30, not 2 and 31"),
+        ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, "color_jitter: input should be less than or equal to 0.5"),
+        ({"color_jitter": (-0.1, 0.1, 0.1, 0.1)}, "color_jitter: input should be greater than or equal to 0"),
+        ({"random_erasing": 1.5}, "random_erasing: input should be less than or equal to 1, not 1.5"),
+        (
+            {"auto_augment": "randaugment", "randaugment_magnitude": 31},
+            "randaugment_magnitude: input should be less than or equal to 30, not 31",
+        ),
         ({"crop_scale": (0.5, 1.5)}, "crop_scale"),
-        ({"crop_aspect": (2.0, 1.0)}, "crop_aspect"),
+        ({"crop_aspect": (2.0, 1.0)}, "crop_aspect: the smallest comes first"),
     ],
 )
 def test_impossible_augmentation_is_refused(options: dict[str, Any], message: str) -> None:
