@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from anynet_dist.models.registry import register_block, register_head, register_stem
     from anynet_dist.models.vocabulary import complexity
     from anynet_dist.runs.network_file import load_model
+    from anynet_dist.training.hooks import register_hook
     from anynet_dist.training.optim.losses import register_loss
     from anynet_dist.training.optim.optimizers import register_optimizer
     from anynet_dist.training.optim.schedules import register_schedule
+    from anynet_dist.training.tasks import register_task
     from anynet_dist.training.trainer import Trainer
 
 __version__ = version("anynet-dist")
@@ -44,11 +46,13 @@ _HOMES = {
     "open_dataset": "data.dataset",
     "register_block": "models.registry",
     "register_head": "models.registry",
+    "register_hook": "training.hooks",
     "register_loss": "training.optim.losses",
     "register_optimizer": "training.optim.optimizers",
     "register_schedule": "training.optim.schedules",
     "register_source": "data.sources",
     "register_stem": "models.registry",
+    "register_task": "training.tasks",
     "train_loader": "data.loaders.factory",
 }
 
@@ -67,11 +71,13 @@ __all__ = [
     "open_dataset",
     "register_block",
     "register_head",
+    "register_hook",
     "register_loss",
     "register_optimizer",
     "register_schedule",
     "register_source",
     "register_stem",
+    "register_task",
     "train_loader",
 ]
 

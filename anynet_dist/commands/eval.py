@@ -15,6 +15,7 @@ from anynet_dist.config.arguments import add_allow_plugins
 
 if TYPE_CHECKING:
     from anynet_dist.training.classification import ClassScores
+    from anynet_dist.training.task import Scores
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +59,21 @@ def run(args: argparse.Namespace) -> None:
 
         print(json.dumps({"split": split, **finite(scores.record(""))}))
     else:
-        print(
-            f"{split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
-            f" loss {scores.loss:.4f} on {scores.count:,} images"
-        )
-        if scores.classes is not None:
-            print("\n".join(_class_lines(scores.classes, args.per_class)))
+        print("\n".join(_lines(scores, split, args.per_class)))
+
+
+def _lines(scores: Scores, split: str, per_class: bool) -> Iterator[str]:
+    from anynet_dist.training.classification import ClassificationScores
+
+    if not isinstance(scores, ClassificationScores):
+        yield f"{split}: " + ", ".join(f"{name} {value:,.4g}" for name, value in scores.record("").items())
+        return
+    yield (
+        f"{split}: top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%},"
+        f" loss {scores.loss:.4f} on {scores.count:,} images"
+    )
+    if scores.classes is not None:
+        yield from _class_lines(scores.classes, per_class)
 
 
 def _class_lines(found: ClassScores, each: bool) -> Iterator[str]:

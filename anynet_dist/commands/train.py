@@ -55,10 +55,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _summary(result: dict[str, Any], config: Config) -> str:
-    lines = []
-    if "test/top1" in result:
-        accuracy = result.get("test/ema_top1", result["test/top1"])
-        lines.append(f"test top-1 {accuracy:.2%} (network of epoch {result['epoch']})")
+    from anynet_dist.training.tasks import TASKS
+
+    lines, task = [], TASKS.find(config.train.task)
+    if f"test/{task.metric}" in result:
+        score = result.get(f"test/ema_{task.metric}", result[f"test/{task.metric}"])
+        lines.append(f"test {task.metric_label} {score:.2%} (network of epoch {result['epoch']})")
     lines += [f"run folder: {result['run']}", f"next: {_next(result['run'], config)}"]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from anynet_dist.config.schema import (
     OPTIMIZER_LIBRARIES,
     OPTIMIZERS,
     SCHEDULES,
+    TASKS,
     Config,
     TrackingConfig,
 )
@@ -81,6 +82,8 @@ def _name_conflicts(config: Config) -> Iterator[Conflict]:
         yield Conflict(("schedule.name",), problem)
     if problem := _name_problem("loss", config.train.loss, LOSSES):
         yield Conflict(("train.loss",), problem)
+    if problem := _name_problem("task", config.train.task, TASKS):
+        yield Conflict(("train.task",), problem)
 
 
 def _name_problem(

@@ -41,6 +41,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 LOSSES = ("cross_entropy", "bce")
+TASKS = ("classification",)
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "multistep", "onecycle", "constant")
 """The package's own, by name; plug-ins register others."""
@@ -220,6 +221,8 @@ class TrainConfig:
     """`auto` is bf16 where the device computes in it, fp32 elsewhere."""
     memory_format: MemoryFormat = "auto"
     """`auto` takes the faster on this device for this network, measured once and remembered in the cache."""
+    task: str = "classification"
+    """What is learned: `classification`, or what a plug-in registers."""
     loss: str = "cross_entropy"
     """The loss: `cross_entropy`, `bce` (binary cross-entropy of each class, as in "ResNet strikes back"), or
     one that a plug-in registers. Evaluation reports the cross-entropy."""
@@ -376,5 +379,5 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     plugins: list[str] = field(default_factory=list)
-    """Python files of yours that register blocks, stems, heads, optimizers, schedules or losses; relative to
-    the config file."""
+    """Python files of yours that register blocks, stems, heads, optimizers, schedules, losses, tasks, hooks;
+    relative to the config file."""

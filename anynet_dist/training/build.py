@@ -32,6 +32,7 @@ from anynet_dist.training.optim.losses import balanced_weights, build_loss, loss
 from anynet_dist.training.optim.optimizers import optimizer_problems
 from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import schedule_problems
+from anynet_dist.training.tasks import task_problems
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +65,13 @@ def check_network(config: Config) -> NetworkSpec:
 
 
 def check_choices(config: Config) -> None:
-    """Check optimizer, schedule and loss by name and options, once plug-ins are loaded and before any data is
-    touched. Raises ConfigError with all that is wrong."""
+    """Check optimizer, schedule, loss and task by name and options, once plug-ins are loaded and before any
+    data is touched. Raises ConfigError with all that is wrong."""
     problems = [
         *optimizer_problems(config.optim),
         *schedule_problems(config.schedule),
         *loss_problems(config.train),
+        *task_problems(config.train.task),
     ]
     if problems:
         raise ConfigError(problems)

@@ -14,12 +14,13 @@ from anynet_dist.runs.network_file import load_network
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.plugins import load_plugins
 from anynet_dist.training import build
-from anynet_dist.training.classification import Classification, ClassificationScores
+from anynet_dist.training.classification import ClassificationScores
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.engine import forget_engine
 from anynet_dist.training.evaluation import evaluate
 from anynet_dist.training.memory_format import FORMATS
-from anynet_dist.training.task import TaskSetting
+from anynet_dist.training.task import Scores, TaskSetting
+from anynet_dist.training.tasks import make_task
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def evaluate_run(
     weights: str = "auto",
     overrides: Sequence[str] = (),
     allow_plugins: bool = False,
-) -> ClassificationScores:
+) -> Scores:
     """Scores of a run's or a checkpoint's network on the split `train`, `val` or `test`, over all processes.
 
     The run's own config gives data, resolution and precision; `overrides` come on top of it. Plug-ins
@@ -50,19 +51,20 @@ def evaluate_run(
     accelerator = devices.build_accelerator(config, precision, accumulation=1)
     memory_format = FORMATS[_memory_format(Path(path), config)]
     network.to(accelerator.device).to(memory_format=memory_format)
-    task = Classification(TaskSetting(num_classes=len(description.classes), classes=description.classes))
+    setting = TaskSetting(num_classes=len(description.classes), classes=description.classes)
+    task = make_task(config.train.task, setting)
     loader = build.build_eval_loader(config, splits[split], accelerator, memory_format)
     try:
         scores = evaluate(network, loader, accelerator, task)
     finally:
         loader.close()
     accelerator.end_training()
-    assert isinstance(scores, ClassificationScores)
     warning = task.warning(scores)
     if warning and accelerator.is_main_process:
         logger.warning("%s: %s", split, warning)
-    assert scores.classes is not None
-    return replace(scores, classes=replace(scores.classes, names=description.classes))
+    if isinstance(scores, ClassificationScores) and scores.classes:
+        return replace(scores, classes=replace(scores.classes, names=description.classes))
+    return scores
 
 
 def default_split(path: str, overrides: Sequence[str] = ()) -> str:

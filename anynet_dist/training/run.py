@@ -29,6 +29,7 @@ from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
 from anynet_dist.training.evaluation import Batch, Evaluator
 from anynet_dist.training.finish import Stopped, explain
+from anynet_dist.training.hooks import Hook, hooks_of
 from anynet_dist.training.optim.ema import WeightAverage
 from anynet_dist.training.optim.optimizers import build_optimizer
 from anynet_dist.training.profile import StepProfiler
@@ -48,9 +49,11 @@ class Run:
     the user can put right; what can be checked without data or devices is checked before either is touched.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, hooks: Iterable[Hook] = ()) -> None:
+        """`hooks` are called beside those of the config's plug-ins (see hooks.py)."""
         self.folder = folder_of(config)
         self.config = setup.check_config(config, self.folder)
+        self.hooks = [*hooks_of(self.config.plugins), *hooks]
         self.status: RunStatus | None = None
         self._owned = ExitStack()
         try:

@@ -31,7 +31,6 @@ from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.logging import log_to_file
 from anynet_dist.system.threads import wait_policy
 from anynet_dist.training import build
-from anynet_dist.training.classification import Classification
 from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.ddp import Engine
@@ -40,6 +39,7 @@ from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.memory_format import choose_memory_format, format_name
 from anynet_dist.training.optim.schedules import build_schedule
 from anynet_dist.training.task import Task, TaskSetting
+from anynet_dist.training.tasks import make_task
 
 logger = logging.getLogger(__name__)
 
@@ -165,17 +165,16 @@ def place_network(
 def build_task(config: Config, split: Dataset, device: torch.device) -> Task:
     """What the run learns."""
     augment = config.data.augment
-    return Classification(
-        TaskSetting(
-            num_classes=config.model.num_classes or 0,
-            classes=split.classes,
-            labels=split.labels,
-            loss=build.build_criterion(config, split, device),
-            mixup=augment.mixup,
-            cutmix=augment.cutmix,
-            seed=config.run.seed,
-        )
+    setting = TaskSetting(
+        num_classes=config.model.num_classes or 0,
+        classes=split.classes,
+        labels=split.labels,
+        loss=build.build_criterion(config, split, device),
+        mixup=augment.mixup,
+        cutmix=augment.cutmix,
+        seed=config.run.seed,
     )
+    return make_task(config.train.task, setting)
 
 
 def build_loaders(

@@ -1,4 +1,4 @@
-"""What a run learns: what a batch is, the loss, and the scores. Classification is built in."""
+"""What a run learns: what a batch is, the loss, and the scores."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ class Scores(Protocol):
 
     def record(self, prefix: str) -> dict[str, Any]:
         """The scores as a log record's entries, named `prefix` + name."""
+
+
+@dataclass(frozen=True)
+class MeanScores:
+    """Scores for tasks of one's own: means over samples, by name."""
+
+    loss: float
+    count: int
+    means: dict[str, float]
+    """The metric, and whatever else is to be logged."""
+
+    def record(self, prefix: str) -> dict[str, Any]:
+        """As in Scores."""
+        entries = {"loss": self.loss, "count": self.count, **self.means}
+        return {f"{prefix}{name}": value for name, value in entries.items()}
 
 
 class RunningScores(ABC):

@@ -10,6 +10,7 @@ from anynet_dist.training.checkpointing import CheckpointError, save
 from anynet_dist.training.console import ProgressBar, train_line
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.finish import Stopped, load_best, write_network
+from anynet_dist.training.hooks import call_hooks
 from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import set_learning_rate
 from anynet_dist.training.resilience.stop_requests import reason
@@ -80,7 +81,8 @@ class Trainer(Run):
         self._count_step()
 
     def after_step(self) -> None:
-        """Log, save and stop, where it is time to."""
+        """Call hooks, log, save and stop, where it is time to."""
+        call_hooks(self.hooks, self, self.progress.step)
         log_now = self.progress.step % self.config.train.log_every == 0 or self.at_epoch_end
         agreed = self.agreement.after_step(self.progress, log_now)
         if agreed.stop:

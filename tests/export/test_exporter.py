@@ -144,4 +144,4 @@ def test_onnx_of_a_digits_run_predicts_all_held_out_digits_alike(blobs_config: P
     assert len(found) == 360
     assert torch.equal(found, eager)
     correct = (found == torch.from_numpy(held_out.labels)).sum().item()
-    assert correct / 360 == evaluate_run(str(tmp_path / "run"), "test").top1
+    assert correct / 360 == evaluate_run(str(tmp_path / "run"), "test").record("")["top1"]

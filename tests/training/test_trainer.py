@@ -91,10 +91,10 @@ def test_eval_gives_the_accuracy_that_the_run_reported(blobs_config: Path, tmp_p
     result = fit(blobs_config, "--ema.decay", "0.9")
     scores = evaluate_run(str(tmp_path / "run"), "test")
     assert scores.count == 37
-    assert scores.top1 == result["test/ema_top1"]
+    assert scores.record("")["top1"] == result["test/ema_top1"]
     assert scores.loss == pytest.approx(result["test/ema_loss"], rel=1e-5)
     best = str(tmp_path / "run" / "checkpoints" / "best")
-    assert evaluate_run(best, "test", weights="raw").top1 == result["test/top1"]
+    assert evaluate_run(best, "test", weights="raw").record("")["top1"] == result["test/top1"]
     assert evaluate_run(best, "val").count == 24
 
 
