@@ -22,6 +22,7 @@ from anynet_dist.data.samples import FolderSamples  # noqa: E402
 from anynet_dist.inference.trained import TrainedNetwork, open_trained  # noqa: E402
 from anynet_dist.models.anynet import build_anynet  # noqa: E402
 from anynet_dist.runs.network_file import NetworkDescription, save_network  # noqa: E402
+from anynet_dist.system.registry import KINDS, is_own  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("class0", "class1", "class2")
@@ -83,6 +84,17 @@ def kills(pytestconfig: pytest.Config) -> int:
 def soak_loader(pytestconfig: pytest.Config) -> str:
     """The loader of the soak test."""
     return str(pytestconfig.getoption("loader"))
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = {kind: dict(registry) for kind, registry in KINDS.items()}
+    yield
+    for kind, registry in KINDS.items():
+        content = before.get(kind, {name: part for name, part in registry.items() if is_own(part)})
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture(scope="session")

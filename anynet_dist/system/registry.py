@@ -19,7 +19,8 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 DIGEST = "__anynet_digest__"
 """A module's attribute with the digest of the plug-in file that it was read from."""
-_KINDS: dict[str, Registry[Any]] = {}
+KINDS: dict[str, Registry[Any]] = {}
+"""All registries, by what they hold."""
 
 
 class Registry(dict[str, Part], Generic[Part]):
@@ -47,7 +48,7 @@ class Registry(dict[str, Part], Generic[Part]):
         self.functions, self.free = functions, free
         self.origins: dict[Part, frozenset[str]] = {}
         """Where each comes from, and those of the same code that it took the place of."""
-        _KINDS[kind] = self
+        KINDS[kind] = self
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
         """A decorator that registers what it decorates under `name`."""
@@ -110,7 +111,7 @@ class Registry(dict[str, Part], Generic[Part]):
 
 def registered(kind: str) -> Collection[str]:
     """The names of a kind that are registered so far: none where its module has not been imported."""
-    return _KINDS[kind].keys() if kind in _KINDS else ()
+    return KINDS[kind].keys() if kind in KINDS else ()
 
 
 @contextmanager
@@ -119,12 +120,12 @@ def all_or_nothing() -> Iterator[None]:
 
     What is in the package stays: the block may have been the first to import it.
     """
-    before = {kind: dict(registry) for kind, registry in _KINDS.items()}
+    before = {kind: dict(registry) for kind, registry in KINDS.items()}
     try:
         yield
     except BaseException:
-        for kind, registry in _KINDS.items():
-            own = {name: part for name, part in registry.items() if _is_own(part)}
+        for kind, registry in KINDS.items():
+            own = {name: part for name, part in registry.items() if is_own(part)}
             registry.clear()
             registry.update(own | before.get(kind, {}))
         raise
@@ -138,7 +139,8 @@ def full_name(found: type) -> str:
     return f"{module}.{found.__qualname__}"
 
 
-def _is_own(part: Any) -> bool:
+def is_own(part: Any) -> bool:
+    """Whether a part is one of this package."""
     return str(part.__module__).startswith("anynet_dist.")
 
 

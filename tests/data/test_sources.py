@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from anynet_dist.data.sources import load_source
+from anynet_dist.data.sources import Source, load_source, register_source
+from anynet_dist.data.splits import Fractions
 from anynet_dist.system.errors import UserError
 
 
@@ -106,3 +108,28 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         load_source("imagefolder", tmp_path)
     with pytest.raises(UserError, match="digits needs no folder: leave out --root"):
         load_source("digits", tmp_path)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_source_of_ones_own_gets_what_it_asks_for(tmp_path: Path) -> None:
+    @register_source("mine")
+    def mine(seed: int, root: Path | None = None) -> Source:
+        return replace(load_source("digits", seed=seed), name=f"mine in {root}")
+
+    source = load_source("mine", tmp_path, seed=1)
+    assert source.name == f"mine in {tmp_path}"
+    assert np.array_equal(source.val.labels, load_source("digits", seed=1).val.labels)
+    assert load_source("mine").name == "mine in None"
+    with pytest.raises(UserError, match=r"mine cannot be downloaded; give the folder .* --root"):
+        load_source("mine", allow_download=True)
+    with pytest.raises(UserError, match="mine has its own splits"):
+        load_source("mine", fractions=Fractions(val=0.5))
+
+
+@pytest.mark.usefixtures("registries")
+def test_what_is_no_source_is_refused() -> None:
+    register_source("nothing")(lambda: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match="source 'nothing' must return a Source, not a NoneType"):
+        load_source("nothing")
+    with pytest.raises(UserError, match="source 'x' needs an argument 'folder' that nobody gives it"):
+        register_source("x")(lambda folder: None)  # type: ignore[arg-type,return-value]

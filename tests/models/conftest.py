@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anynet_dist.models import registry
-
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def registries() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    before = [(names, dict(names)) for names in (registry.BLOCKS, registry.STEMS, registry.HEADS)]
-    yield
-    for names, content in before:
-        names.clear()
-        names.update(content)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from anynet_dist.models import (
 )
 from anynet_dist.models.registry import BLOCKS, HEADS, STEMS
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.registry import registered
 
 pytestmark = pytest.mark.usefixtures("registries")
 PluginFile = Callable[..., Path]
@@ -165,3 +166,34 @@ def test_block_counts_itself_where_it_can() -> None:
 
     spec = network_spec(block_type="counted", num_blocks_per_stage=[2], num_channels=8)
     assert network_complexity(spec).params == 8 * 3 * 9 + 16 + 2 * 64 + 8 * 1000 + 1000
+
+
+FAILS = """
+from anynet_dist import register_loss, register_optimizer, register_schedule, register_source
+import torch
+
+@register_loss("failed")
+class Loss(torch.nn.Module): ...
+
+@register_optimizer("failed")
+class Optimizer(torch.optim.SGD):
+    def __init__(self, params, lr): ...
+
+@register_schedule("failed")
+def schedule(total_steps): ...
+
+@register_source("failed")
+def source(): ...
+"""
+
+
+def test_a_failing_plugin_leaves_nothing_of_any_kind(plugin_file: PluginFile) -> None:
+    kinds = ("loss", "optimizer", "schedule", "source")
+    path = plugin_file(FAILS + "\nraise ValueError('late')\n")
+    with pytest.raises(UserError, match="late"):
+        load_plugins([path])
+    for kind in kinds:
+        assert registered(kind)
+        assert "failed" not in registered(kind)
+    load_plugins([plugin_file(FAILS)])
+    assert all("failed" in registered(kind) for kind in kinds)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
 
 from anynet_dist.config import Config, dump_config, load_config
@@ -140,3 +141,28 @@ def test_credentials_are_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixt
     check_changes(checkpoint, replace(other, run=RunConfig(allow_config_change=True)), facts)
     assert "https://***@h/y" in caplog.text
     assert "pw" not in caplog.text
+
+
+def test_options_of_an_optimizer_are_kept_and_compared(blobs_config: Path, tmp_path: Path) -> None:
+    options = ("--optim.name", "torch:RAdam", "--optim.options", "{eps: 0.001, betas: [0.9, 0.99]}")
+    trainer(blobs_config, *options).fit()
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["optim"]["options"] == {"eps": 0.001, "betas": [0.9, 0.99]}
+    resume = ("--train.epochs", "3", "--resume", "auto")
+    trainer(blobs_config, *options, *resume).fit()
+    with pytest.raises(UserError, match=r"\n  optim\.options\.eps: 0\.001 -> 0\.01\n  optim\.options\.betas"):
+        trainer(blobs_config, *options[:2], "--optim.options.eps", "0.01", *resume)
+
+
+def test_a_run_of_a_version_without_an_option_did_what_its_default_does(resumable: Path) -> None:
+    for checkpoint in (resumable.parent / "run" / "checkpoints").glob("step_*"):
+        file = checkpoint / "config.yaml"
+        lines = file.read_text().splitlines(keepends=True)
+        later = ("loss: cross_entropy", "loss_options: {}", "options: {}")
+        older = [line for line in lines if line.strip() not in later]
+        assert len(older) == len(lines) - 4
+        file.write_text("".join(older))
+        write_manifest(checkpoint)
+    trainer(resumable, "--train.epochs", "3", "--resume", "auto").fit()
+    with pytest.raises(UserError, match=r"train\.loss: cross_entropy -> bce"):
+        trainer(resumable, "--train.loss", "bce", "--train.epochs", "4", "--resume", "auto")

@@ -219,3 +219,11 @@ def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
         for key, tensor in ddp.items():
             assert torch.allclose(tensor.float(), sharded[key].float(), atol=2e-6), (name, key)
     assert list((last / "optimizer_0").glob("*.distcp")), "each rank writes its share"
+
+
+def test_engines_that_cut_weights_take_elementwise_optimizers_only(blobs_config: Path) -> None:
+    for name in ("sgd", "adamw", "torch:RAdam"):
+        ddp.reject_ddp_only_options(config(blobs_config, "--optim.name", name), "FSDP2", "fp32")
+    for name in ("timm:lamb", "torch:Adafactor"):
+        with pytest.raises(UserError, match=rf"optim\.name: FSDP2 cuts weights.*\(got '{name}'\)"):
+            ddp.reject_ddp_only_options(config(blobs_config, "--optim.name", name), "FSDP2", "fp32")

@@ -1,9 +1,17 @@
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from anynet_dist.config.schema import ScheduleConfig
-from anynet_dist.training.optim.schedules import build_schedule
+from anynet_dist.system.errors import UserError
+from anynet_dist.training.optim.schedules import (
+    Schedule,
+    build_schedule,
+    register_schedule,
+    schedule_problems,
+)
 
 
 def test_cosine_with_warmup_is_the_one_pycls_trained_its_zoo_with() -> None:
@@ -43,3 +51,51 @@ def test_onecycle_peaks_after_the_warmup_and_ends_at_the_final_share() -> None:
 def test_constant_without_warmup_is_constant() -> None:
     schedule = build_schedule(ScheduleConfig(name="constant"), steps_per_epoch=3, total_steps=9)
     assert {schedule(step) for step in range(9)} == {1.0}
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_schedule_of_ones_own_gets_what_it_asks_for_and_the_warmup() -> None:
+    @register_schedule("line")
+    def line(total_steps: int, warmup_steps: int, slope: float = 1.0) -> Schedule:
+        return lambda step: 1 - slope * max(0, step - warmup_steps) / (total_steps - warmup_steps)
+
+    config = ScheduleConfig(name="line", options={"slope": 0.5}, warmup_epochs=1, warmup_start=0.0)
+    schedule = build_schedule(config, steps_per_epoch=10, total_steps=30)
+    assert [schedule(step) for step in (0, 5, 10, 20, 30)] == [0, 0.5, 1, 0.75, 0.5]
+    by_epoch = build_schedule(replace(config, update="epoch"), steps_per_epoch=10, total_steps=30)
+    assert [by_epoch(step) for step in (9, 19, 29)] == [0, 1, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            {"name": "cosin"},
+            "schedule.name: unknown schedule 'cosin'; did you mean 'cosine'?"
+            " (allowed: constant, cosine, multistep, onecycle)",
+        ),
+        ({"options": {"final": 1}}, "schedule.options.final: set schedule.final in its place"),
+        (
+            {"name": "constant", "options": {"total_steps": 1}},
+            "schedule.options.total_steps: is not for you to set: the run decides it",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_said(options: dict[str, Any], problem: str) -> None:
+    assert [str(each) for each in schedule_problems(ScheduleConfig(**options))] == [problem]
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (lambda step: -1, r"numbers >= 0 \(got -1, -1, -1\)"),
+        (lambda step: "fast", r"got fast"),
+        (lambda: 1, r"'mine' fails: TypeError"),
+        (None, r"'mine' fails: TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_a_schedule_that_is_no_factor_is_refused(shape: Any, message: str) -> None:
+    register_schedule("mine")(lambda total_steps: shape)
+    with pytest.raises(UserError, match=rf"schedule\.name: .*{message}"):
+        build_schedule(ScheduleConfig(name="mine"), steps_per_epoch=1, total_steps=9)
