@@ -72,8 +72,8 @@ def test_what_is_no_mapping_is_refused(errors: Errors) -> None:
         ),
         (
             "schedule: {name: cosin}",
-            "schedule.name: must be one of cosine, multistep, onecycle, constant, or what a plug-in registers;"
-            " did you mean 'cosine'? (got 'cosin')",
+            "schedule.name: must be one of cosine, multistep, onecycle, constant, or what a plug-in"
+            " registers; did you mean 'cosine'? (got 'cosin')",
         ),
         (
             "train: {loss: bec}",

@@ -128,8 +128,8 @@ def test_a_source_of_ones_own_gets_what_it_asks_for(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("registries")
 def test_what_is_no_source_is_refused() -> None:
-    register_source("nothing")(lambda: None)  # type: ignore[arg-type,return-value]
+    register_source("nothing")(lambda: None)  # type: ignore[type-var]
     with pytest.raises(UserError, match="source 'nothing' must return a Source, not a NoneType"):
         load_source("nothing")
     with pytest.raises(UserError, match="source 'x' needs an argument 'folder' that nobody gives it"):
-        register_source("x")(lambda folder: None)  # type: ignore[arg-type,return-value]
+        register_source("x")(lambda folder: None)  # type: ignore[type-var]
