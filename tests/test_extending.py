@@ -28,10 +28,12 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], flags=re.M | re.S)
 
 
-def examples() -> Iterator[Any]:
-    for section in SECTIONS:
-        for number, example in enumerate(blocks(section, "yaml")):
-            yield pytest.param(section, yaml.safe_load(example), id=f"{section} {number + 1}")
+def examples() -> list[Any]:
+    return [
+        pytest.param(section, yaml.safe_load(example), id=f"{section} {number}")
+        for section in SECTIONS
+        for number, example in enumerate(blocks(section, "yaml"), 1)
+    ]
 
 
 @pytest.fixture
