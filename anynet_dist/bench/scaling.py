@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from anynet_dist.system.errors import UserError
 
-BACKWARD_SHARE = 2 / 3
-"""Share of a step that is the backward pass, beside which gradients travel: it costs two forward passes."""
+BACKWARD_FRACTION = 2 / 3
+"""Fraction of a step that is the backward pass, during which gradients travel: two forward passes."""
 GRADIENT_BYTES = 4
 BASE_BATCH = 256
 """The batch that a recipe's learning rate is commonly stated for (Goyal et al., 2017)."""
@@ -82,7 +82,7 @@ class Needs(NamedTuple):
     """Training speed of all GPUs, with the tightest of the limits."""
     epoch_s: float
     limits: dict[str, float]
-    """For each part, the share of full speed that it could sustain; above 1 it is no limit."""
+    """For each part, the fraction of full speed that it could sustain; above 1 it is no limit."""
 
     @property
     def breaks_first(self) -> str:
@@ -98,14 +98,14 @@ def needs_of(cluster: Cluster) -> Needs:
     all_reduce = ring / cluster.link_bytes_s
     if cluster.nodes > 1:
         all_reduce = max(all_reduce, ring / cluster.network_bytes_s)
-    exposed = max(0.0, all_reduce - BACKWARD_SHARE * step)
+    exposed = max(0.0, all_reduce - BACKWARD_FRACTION * step)
     wanted = cluster.gpus_here * speed
     cached = min(1.0, cluster.cache_bytes / (cluster.images * cluster.image_bytes))
     disk = wanted * (1 - cached) * cluster.image_bytes
     limits = {
         "loaders": cluster.cores_per_node * cluster.loader_per_core / wanted,
         "disk": cluster.disk_bytes_s / disk if disk else float("inf"),
-        "all-reduce": BACKWARD_SHARE * step / all_reduce if all_reduce else float("inf"),
+        "all-reduce": BACKWARD_FRACTION * step / all_reduce if all_reduce else float("inf"),
     }
     fed = min(1.0, limits["loaders"], limits["disk"])
     images_s = cluster.gpus * cluster.device_batch / max(step + exposed, step / fed)
@@ -145,14 +145,14 @@ class StateBytes(NamedTuple):
 def state_bytes(parameters: int, gpus: int, optimizer_bytes: int = 8) -> StateBytes:
     """`optimizer_bytes` a parameter: 4 for sgd with momentum, 8 for adam.
 
-    ZeRO keeps its share of the weights once more, as what the optimizer updates (Rajbhandari et al., 2020,
+    ZeRO keeps its part of the weights once more, as what the optimizer updates (Rajbhandari et al., 2020,
     section 5, where these are the fp32 weights beside 16-bit ones).
     """
-    share = (4 + optimizer_bytes) / gpus
+    fraction = (4 + optimizer_bytes) / gpus
     return StateBytes(
         ddp=parameters * (8 + optimizer_bytes),
-        zero1=parameters * (8 + share),
-        zero2=parameters * (4 + 4 / gpus + share),
+        zero1=parameters * (8 + fraction),
+        zero2=parameters * (4 + 4 / gpus + fraction),
         sharded=parameters * (8 + optimizer_bytes) / gpus,
     )
 
@@ -185,5 +185,5 @@ def scaling_lines(found: dict[int, Needs]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _times(share: float) -> str:
-    return "any" if share == float("inf") else f"{share:.2f}x"
+def _times(fraction: float) -> str:
+    return "any" if fraction == float("inf") else f"{fraction:.2f}x"

@@ -208,7 +208,7 @@ def pixel_limit() -> int:
     given = os.environ.get(LIMIT_VARIABLE)
     if given is not None:
         if not given.isdecimal() or int(given) < 1:
-            raise UserError(f"{LIMIT_VARIABLE} must be a whole number of pixels >= 1, not '{given}'")
+            raise UserError(f"{LIMIT_VARIABLE} must be an integer (pixels) of at least 1, not '{given}'")
         Image.MAX_IMAGE_PIXELS = -(-int(given) // 2)
     return 2 * (Image.MAX_IMAGE_PIXELS or _UNLIMITED)
 

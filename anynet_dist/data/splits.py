@@ -32,9 +32,9 @@ class Fractions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, share in (("--val-fraction", self.val), ("--test-fraction", self.test)):
-            if not 0 <= share < 1:
-                raise UserError(f"{name} must lie between 0 and 1, not {share}")
+        for name, fraction in (("--val-fraction", self.val), ("--test-fraction", self.test)):
+            if not 0 <= fraction < 1:
+                raise UserError(f"{name} must lie between 0 and 1, not {fraction}")
         if self.val + self.test >= 1:
             raise UserError(
                 f"--val-fraction {self.val} and --test-fraction {self.test} leave no images to train on"
@@ -44,10 +44,10 @@ class Fractions:
         return self.val > 0 or self.test > 0
 
     def __str__(self) -> str:
-        shares = ", ".join(
-            f"{name} {share}" for name, share in (("val", self.val), ("test", self.test)) if share
+        fractions = ", ".join(
+            f"{name} {fraction}" for name, fraction in (("val", self.val), ("test", self.test)) if fraction
         )
-        return f"drawn by seed {self.seed}, stratified by class: {shares}"
+        return f"drawn by seed {self.seed}, stratified by class: {fractions}"
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ def _has_folders(folder: Path) -> bool:
 def open_splits(root: Path, fractions: Fractions) -> FolderSplits:
     """The splits of an image folder: what has a folder of its own, and what `fractions` draw from train.
 
-    Without a val folder or a share for it, test takes its place. Raises UserError where there is no val, a
-    share is asked for a split that has a folder, or a class of another split does not occur in train.
+    Without a val folder or a fraction for it, test takes its place. Raises UserError where there is no val, a
+    fraction is asked for a split that has a folder, or a class of another split does not occur in train.
     """
     folders = split_folders(root)
     if "test" in folders and not _has_folders(folders["test"]):
         logger.warning("%s: left out: it holds no class folders", readable(folders.pop("test")))
     if "val" not in folders and not fractions.val and "test" in folders:
         folders["val"] = folders.pop("test")
-    for split, share in (("val", fractions.val), ("test", fractions.test)):
-        if share and split in folders:
+    for split, fraction in (("val", fractions.val), ("test", fractions.test)):
+        if fraction and split in folders:
             raise UserError(
                 f"{readable(folders[split])} is there already: leave out --{split}-fraction, or move it away"
             )
@@ -146,10 +146,10 @@ def _draw(samples: FolderSamples, fractions: Fractions) -> dict[str, Samples]:
     return {split: SomeSamples(samples, indices) for split, indices in parts.items()}
 
 
-def stratified(labels: Indices, shares: dict[str, float], seed: int) -> dict[str, Indices]:
-    """The indices of `train` and of a part for each share that is not 0, all sorted, drawn by seed.
+def stratified(labels: Indices, fractions: dict[str, float], seed: int) -> dict[str, Indices]:
+    """The indices of `train` and of a part for each fraction that is not 0, all sorted, drawn by seed.
 
-    A part has round(share * N) samples with the classes in proportion; what a class has too little for goes
+    A part has round(fraction * N) samples with the classes in proportion; what a class cannot give goes
     where the rest is largest. Each class keeps a sample in train. Raises UserError where a part is empty.
     """
     generator = np.random.default_rng(seed)
@@ -158,12 +158,12 @@ def stratified(labels: Indices, shares: dict[str, float], seed: int) -> dict[str
     counts = np.bincount(labels)
     starts, free = np.cumsum(counts) - counts, np.maximum(counts - 1, 0)
     parts = {}
-    for name, share in shares.items():
-        if not share:
+    for name, fraction in fractions.items():
+        if not fraction:
             continue
-        taken = np.minimum(_quotas(counts, share, generator), free)
+        taken = np.minimum(_quotas(counts, fraction, generator), free)
         if not taken.any():
-            raise UserError(f"a share of {share} of {len(labels)} images leaves '{name}' empty")
+            raise UserError(f"a fraction of {fraction} of {len(labels)} images leaves '{name}' empty")
         chosen = [order[start : start + count] for start, count in zip(starts, taken, strict=True)]
         parts[name] = np.sort(np.concatenate(chosen))
         starts, free = starts + taken, free - taken
@@ -171,10 +171,10 @@ def stratified(labels: Indices, shares: dict[str, float], seed: int) -> dict[str
     return {"train": train, **parts}
 
 
-def _quotas(counts: Indices, share: float, generator: np.random.Generator) -> Indices:
-    exact = np.round(counts * share, 9)
+def _quotas(counts: Indices, fraction: float, generator: np.random.Generator) -> Indices:
+    exact = np.round(counts * fraction, 9)
     quotas = np.floor(exact).astype(np.int64)
-    rest = round(float(counts.sum() * share)) - int(quotas.sum())
+    rest = round(float(counts.sum() * fraction)) - int(quotas.sum())
     largest_first = np.lexsort((generator.random(len(counts)), quotas - exact))
     quotas[largest_first[: max(rest, 0)]] += 1
     return quotas

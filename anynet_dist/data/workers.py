@@ -34,7 +34,7 @@ def most_workers() -> int:
 
 
 def choose_workers(requested: int | None, local_world: int, limit: int | None = None) -> int:
-    """Threads or processes for one rank's loader: `requested`, or an equal share of the cores, at least 1.
+    """Threads or processes for one rank's loader: `requested`, or an equal part of the cores, at least 1.
 
     `local_world` is the number of ranks on this machine, `limit` is what the library allows (numba's
     number of threads). Raises UserError when more is requested.

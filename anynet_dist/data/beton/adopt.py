@@ -165,7 +165,7 @@ def _read_classes(file: Path) -> tuple[str, ...]:
         raise UserError(f"{file}: is no JSON: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise UserError(
-            f"{file}: expected the classes' names in order: one a line, or a JSON list of strings"
+            f"{file}: expected the classes' names in order: one per line, or a JSON list of strings"
         )
     return tuple(names)
 

@@ -47,21 +47,21 @@ def estimate(samples: Samples, options: WriteOptions, workers: int) -> Estimate:
     """Encode up to 256 images, spread over the data, for each way of storing them: after 1.5 seconds no more
     than 32."""
     count = len(samples.labels)
-    shares: dict[WriteMode, float] = {"raw": 1.0}
+    fractions: dict[WriteMode, float] = {"raw": 1.0}
     if options.write_mode != "raw":
         part = options.compress_probability if options.write_mode == "proportion" else 1.0
-        shares = {"jpg": part, "raw": 1 - part}
+        fractions = {"jpg": part, "raw": 1 - part}
     size = seconds = variance = 0.0
     sampled = 0
-    for mode, share in shares.items():
-        if share == 0:
+    for mode, fraction in fractions.items():
+        if fraction == 0:
             continue
         sizes, mean_seconds = _sample(samples, replace(options, write_mode=mode))
         sampled = len(sizes)
-        size += share * float(np.mean(sizes)) if sizes else 0.0
-        seconds += share * mean_seconds
+        size += fraction * float(np.mean(sizes)) if sizes else 0.0
+        seconds += fraction * mean_seconds
         if 1 < sampled < count:
-            variance += share**2 * float(np.var(sizes, ddof=1)) / sampled * (1 - sampled / count)
+            variance += fraction**2 * float(np.var(sizes, ddof=1)) / sampled * (1 - sampled / count)
     # No image lies across a page's end, so about half an image is left free in each page.
     page = max(SMALLEST_PAGE, 1 << round(size).bit_length())
     padded = size * (1 + size / 2 / page)

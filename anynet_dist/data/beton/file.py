@@ -1,7 +1,7 @@
 """Read a .beton file image by image, and notice when it is no longer the file whose tables were read.
 
 Nothing is mapped into memory: where a mapped file is cut short, or its file server fails, a process ends with
-a bus error and without a word. A read tells.
+a bus error and without a message. A failed read is an error to report.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class Sidecar(BaseModel):
     bad_images: tuple[str, ...] = ()
     """Images left out (skip) or stored as black (black), each with the reason."""
     split_rule: str | None = None
-    """How the split came about: from a folder, or drawn by which shares and seed; None where it is the data
-    set's own."""
+    """How the split came about: from a folder, or drawn with which fractions and seed; None where it is the
+    data set's own."""
     adopted: bool = False
     """Whether others wrote the file, and only the sidecar is ours."""
     image_field: str = "image"

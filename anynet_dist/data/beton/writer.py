@@ -45,7 +45,7 @@ class WriteOptions:
     quality: int = 90
     """JPEG quality, 1 to 100."""
     compress_probability: float = 0.5
-    """With `proportion`: the share of images stored as JPEG."""
+    """With `proportion`: the fraction of images stored as JPEG."""
     seed: int = 0
     """With `proportion`: decides which ones."""
     on_bad_image: BadImagePolicy = "stop"
@@ -156,7 +156,7 @@ def write(
 ) -> Written:
     """Write all samples to `path`.
 
-    `on_progress` is told how many samples were just done. Raises BetonError that names every bad image,
+    `on_progress` gets the number of samples just done. Raises BetonError that names every bad image,
     once all were tried, where the options say stop or no image is good.
     """
     num_samples = len(samples.labels)

@@ -1,4 +1,4 @@
-"""numba's compiled code on disk: a help that may fail, but never what ends a run.
+"""numba's compiled code on disk: an optimisation whose failure never ends a run.
 
 By itself numba raises whatever goes wrong with its files, so that one cut short ends every later run, and it
 executes machine code that changed on the disk.

@@ -41,7 +41,7 @@ class Augmentation:
     random_resized_crop: bool = False
     """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
     crop_scale: tuple[Share, Share] = (0.08, 1.0)
-    """Area of that rectangle as a share of the image, smallest and largest."""
+    """Area of that rectangle as a fraction of the image, smallest and largest."""
     crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
     """Aspect ratio of that rectangle, smallest and largest."""
     color_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)

@@ -40,7 +40,7 @@ def resize_boxes(images: Tensor, boxes: Tensor, resolution: int, method: Resize)
     columns = resize_weights(left, width, images.shape[2], resolution, method)
     planes = images.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
     narrow = planes @ columns[:, None].mT
-    if method == "bilinear":  # as torchvision: columns first, whole numbers between
+    if method == "bilinear":  # as torchvision: columns first, integers between
         narrow.round_()
     resized = (rows[:, None] @ narrow).round_().clamp_(0, 255)
     return resized.to(torch.uint8).permute(0, 2, 3, 1)
