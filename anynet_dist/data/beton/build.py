@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,16 @@ def check_targets(paths: Iterable[Path], overwrite: bool) -> None:
     check_outputs(*files, overwrite=overwrite)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the images of a file come from."""
+
+    source: str = "custom"
+    split: str = "train"
+    split_rule: str | None = None
+    """How the split came about, where it is not the data set's own."""
+
+
 def build_source(
     source: Source,
     out_dir: Path,
@@ -59,9 +70,7 @@ def build_source(
             classes=source.classes,
             options=options,
             workers=workers,
-            source=source.name,
-            split=split,
-            split_rule=source.rules.get(split),
+            origin=Origin(source.name, split, source.rules.get(split)),
             check=check,
             overwrite=overwrite,
         )
@@ -76,9 +85,7 @@ def build_beton(
     classes: tuple[str, ...],
     options: WriteOptions | None = None,
     workers: int | None = None,
-    source: str = "custom",
-    split: str = "train",
-    split_rule: str | None = None,
+    origin: Origin | None = None,
     check: bool = False,
     overwrite: bool = False,
 ) -> Sidecar:
@@ -111,11 +118,9 @@ def build_beton(
             classes,
             written.histogram,
             checksums_path(path),
-            source=source,
-            split=split,
-            split_rule=split_rule,
-            ffcv_version=_ffcv_version(),
             bad_images=written.bad,
+            ffcv_version=_ffcv_version(),
+            **asdict(origin or Origin()),
             **_stored_as(options),
         )
         write_json(sidecar_file, sidecar.model_dump(mode="json"))
