@@ -91,7 +91,7 @@ def test_the_source_builds(
     (command,) = blocks(section, "sh")
     assert main(shlex.split(command)[1:]) == 0
     built = open_dataset("data/stripes/train.beton")
-    assert (built.num_samples, built.classes) == (64, ("across", "down"))
+    assert (len(built), built.classes) == (64, ("across", "down"))
 
 
 def test_a_notebook_trains_in_three_lines(

@@ -5,46 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from datetime import timedelta
-from types import TracebackType
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from anynet_dist.runs.metrics_log import Record
 from anynet_dist.system import distributed
 from anynet_dist.system.logging import console
+from anynet_dist.system.progress_bar import ProgressBar
 from anynet_dist.training.task import Task
 
 logger = logging.getLogger(__name__)
 
 
-class ProgressBar:
-    """A bar over all steps of the run on rank 0's terminal; nothing elsewhere."""
-
-    def __init__(self, total_steps: int, done: int) -> None:
-        shown = distributed.is_main() and console.is_terminal
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not shown,
-        )
-        self.task = self.progress.add_task("training", total=total_steps, completed=done)
-
-    def __enter__(self) -> ProgressBar:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-
-    def advance(self) -> None:
-        """One step is done."""
-        self.progress.advance(self.task)
+def training_bar(total_steps: int, done: int) -> ProgressBar:
+    """A bar over all steps of the run on rank 0's terminal; invisible elsewhere."""
+    visible = distributed.is_main() and console.is_terminal
+    return ProgressBar("training", total_steps, done=done, console=console, transient=True, visible=visible)
 
 
 def train_line(record: Record, task: Task, epochs: int, total_steps: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from anynet_dist.runs.metrics_log import Record
 from anynet_dist.training.checkpointing import CheckpointError, save
-from anynet_dist.training.console import ProgressBar, train_line
+from anynet_dist.training.console import train_line, training_bar
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.finish import Stopped, load_best, write_network
 from anynet_dist.training.hooks import call_hooks
@@ -33,7 +33,7 @@ class Trainer(Run):
         RunError when it could not continue: numbers that are not finite, memory or disk that ran out, another
         rank that is gone.
         """
-        with self.recording_the_end(), ProgressBar(self.plan.total_steps, self.progress.step) as self.bar:
+        with self.recording_the_end(), training_bar(self.plan.total_steps, self.progress.step) as self.bar:
             while not (self.all_steps_done and self.progress.evaluated):
                 self.train_epoch()
                 self.end_epoch()

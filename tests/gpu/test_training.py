@@ -9,7 +9,7 @@ from anynet_dist.config import load_config
 from anynet_dist.data.beton.build import build_source
 from anynet_dist.data.sources import load_source
 from anynet_dist.runs.metrics_log import Record, read_records
-from anynet_dist.training.console import ProgressBar
+from anynet_dist.training.console import training_bar
 from anynet_dist.training.mfu import device_peak
 from anynet_dist.training.trainer import Trainer
 
@@ -63,7 +63,7 @@ def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loa
     trainer = demo(root, digits, tmp_path / "run", *options)
     batches = iter(trainer.loaders["train"])
     trainer.model.train()
-    trainer.bar = ProgressBar(trainer.plan.total_steps, 0)
+    trainer.bar = training_bar(trainer.plan.total_steps, 0)
     for _ in range(3):  # the first steps set up kernels and buffers
         trainer.step(batches)
     torch.cuda.set_sync_debug_mode("error")

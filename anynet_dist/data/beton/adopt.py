@@ -36,7 +36,6 @@ from anynet_dist.data.beton.sidecar import (
     sidecar_path,
     users_folder,
 )
-from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.data.workers import usable_cores
@@ -48,6 +47,7 @@ from anynet_dist.system.files import (
     require_regular_file,
     write_json,
 )
+from anynet_dist.system.progress_bar import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -219,10 +219,10 @@ def _measure(table: BetonTable, workers: int) -> _Measured:
     chosen[np.linspace(0, count - 1, min(count, MOST_MEASURED)).astype(int)] = True
     samples = BetonSamples(table)
     parts: list[_Part] = []
-    with progress_bar(table.path.name, count) as advance:
+    with ProgressBar(table.path.name, count, unit="images") as bar:
         for part in map_ranges(_Inspector(samples, chosen), count, workers):
             parts.append(part)
-            advance(len(part.checksums))
+            bar.advance(len(part.checksums))
     damaged = [fault for part in parts for fault in part.damaged]
     if damaged:
         raise BetonError(

@@ -14,7 +14,6 @@ from anynet_dist.data.beton.estimate import check_room, estimate, full_disk_is_n
 from anynet_dist.data.beton.format import read_table
 from anynet_dist.data.beton.sidecar import Sidecar, checksums_path, describe, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions, compare, write
-from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import (
@@ -23,6 +22,7 @@ from anynet_dist.system.files import (
     regular_target,
     write_json,
 )
+from anynet_dist.system.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from anynet_dist.data.samples import Samples
@@ -105,11 +105,11 @@ def build_beton(
     with build_lock(real), full_disk_is_named(real):
         check_room(real, estimate(samples, options, workers))
         with atomic_path(path) as temporary:
-            with progress_bar(path.name, len(samples.labels)) as advance:
-                written = write(temporary, samples, options, workers, advance)
+            with ProgressBar(path.name, len(samples.labels), unit="images") as bar:
+                written = write(temporary, samples, options, workers, bar.advance)
             if check:
-                with progress_bar(f"{path.name}, check", len(samples.labels)) as advance:
-                    compare(temporary, samples, options, workers, advance)
+                with ProgressBar(f"{path.name}, check", len(samples.labels), unit="images") as bar:
+                    compare(temporary, samples, options, workers, bar.advance)
             sidecar_file.unlink(missing_ok=True)
         with atomic_path(checksums_path(path)) as temporary:
             temporary.write_bytes(written.checksums.astype("<u4").tobytes())

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from anynet_dist.data.beton.format import BetonError
 from anynet_dist.data.beton.sidecar import Sidecar, companions, open_beton
-from anynet_dist.data.progress import progress_bar
 from anynet_dist.data.samples import BetonSamples
 from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.data.workers import usable_cores
 from anynet_dist.system.files import sha256_of
+from anynet_dist.system.progress_bar import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ def verify_deep(path: Path, workers: int | None = None) -> Sidecar:
     table, sidecar = open_beton(path)
     inspector = _Inspector(BetonSamples(table), _read_checksums(path, sidecar), sidecar.classes)
     damaged: list[str] = []
-    with progress_bar(f"{path.name}, verify", len(table)) as advance:
+    with ProgressBar(f"{path.name}, verify", len(table), unit="images") as bar:
         for count, found in map_ranges(inspector, len(table), workers or usable_cores()[0]):
             damaged += found
-            advance(count)
+            bar.advance(count)
     if damaged:
         raise BetonError(
             f"{path}: {len(damaged)} of {len(table)} images are damaged:\n  "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 
 def _batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -79,37 +79,24 @@ def restore_statistics(networks: Sequence[nn.Module], saved: Mapping[str, Tensor
         network.load_state_dict(own, strict=False)
 
 
-@torch.no_grad()
 def recompute_batch_norm(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_samples: int
 ) -> None:
     """Set running statistics to those of about `num_samples` training images over all ranks.
 
-    Plain averages over batches of the fixed weights in place of the moving average of changing ones
-    (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm", section 3).
+    `batches` are (images, labels) on the network's device. Plain averages over batches of the fixed weights
+    in place of the moving average of changing ones (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm",
+    section 3).
     """
-    layers = list(_batch_norms(network).values())
-    seen, was_training = 0, network.training
-    with _cumulative_average(layers):
-        network.train()
-        for images, _ in batches:
-            network(images)
-            seen += len(images) * _world_size()
-            if seen >= num_samples:
-                break
-    network.train(was_training)
+    update_bn(_first(batches, num_samples), network)
     average_batch_norm(network)
 
 
-@contextmanager
-def _cumulative_average(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Let running statistics be plain averages: torch does so where momentum is None."""
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+def _first(batches: Iterable[tuple[Tensor, Tensor]], num_samples: int) -> Iterator[Tensor]:
+    """The images of the first batches, until all ranks together have at least `num_samples`."""
+    seen = 0
+    for images, _ in batches:
+        yield images
+        seen += len(images) * _world_size()
+        if seen >= num_samples:
+            break
