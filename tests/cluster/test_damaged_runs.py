@@ -17,6 +17,8 @@ from anynet_dist.cluster.run_files import BLOCK, LONGEST
 from anynet_dist.cluster.status import RunStatus, find_runs, statuses
 from tests.conftest import PATIENCE, launch_command
 
+pytestmark = pytest.mark.slow  # they are about a run that a process of its own trains
+
 HEALTHY, DAMAGED = "healthy", "the other"
 ODD_VALUES: tuple[object, ...] = (
     None,
@@ -148,7 +150,6 @@ def rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str
     return {Path(row["run"]).name: row for row in found}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_no_damage_of_one_run_hides_another(
     runs: Path, capsys: pytest.CaptureFixture[str], name: str

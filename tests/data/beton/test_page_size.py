@@ -27,6 +27,7 @@ def build(sides: list[int], path: Path, workers: int = 1, **options: Any) -> Bet
     return read_table(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sides", "page"),
     [

@@ -254,6 +254,7 @@ def test_the_resolution_changes_without_a_new_loader(
         loader.set_resolution(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", [TORCHVISION_STYLE, Augmentation(auto_augment="trivialaugment")])
 def test_torchvisions_policies_depend_on_seed_epoch_and_sample_alone(
     style: Augmentation, digits: Path, train: Make
