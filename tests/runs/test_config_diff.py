@@ -80,6 +80,7 @@ def test_the_same_images_may_lie_elsewhere_but_not_other_ones(
         trainer(resumable, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "told"),
     [

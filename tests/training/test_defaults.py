@@ -164,6 +164,7 @@ def test_too_few_images_are_refused_before_the_network_is_built(
     assert "world size" not in caplog.text
 
 
+@pytest.mark.slow
 def test_early_stopping_needs_validation_and_stops(blobs_config: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.early_stopping: needs validation images"):
         load_config(blobs_config, ["--train.early_stopping", "2", "--data.val_fraction", "0"])

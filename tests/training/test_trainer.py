@@ -98,6 +98,7 @@ def test_eval_gives_the_accuracy_that_the_run_reported(blobs_config: Path, tmp_p
     assert evaluate_run(best, "val").count == 24
 
 
+@pytest.mark.slow
 def test_going_on_from_the_last_checkpoint_ends_where_an_uninterrupted_run_does(
     blobs_config: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_precise_batch_norm_replaces_the_running_statistics(blobs_config: Path, 
         assert torch.equal(tensor, precise[name]) != changed, name
 
 
+@pytest.mark.slow
 def test_scores_with_test_time_flip_stand_beside_the_plain_ones(blobs_config: Path, tmp_path: Path) -> None:
     plain = fit(blobs_config, "--run.dir", str(tmp_path / "plain"))
     with_flip = fit(blobs_config, "--eval.flip", "true", "--ema.decay", "0.9")

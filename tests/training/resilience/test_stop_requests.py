@@ -75,6 +75,7 @@ def test_ctrl_c_a_second_time_stops_at_once(blobs_config: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["run.max_time", "the SLURM job's time limit"])
 def test_the_run_saves_and_stops_before_its_time_is_up(
     blobs_config: Path, tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
