@@ -24,7 +24,7 @@ def test_user_errors_end_the_process_with_2_and_no_traceback(tmp_path: Path) -> 
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "anynet: error: c.yaml:2: train.epochs: must be a whole number >= 1 (got 'ninety')",
+        "anynet: error: c.yaml:2: train.epochs: must be an integer >= 1 (got 'ninety')",
         "anynet: error: c.yaml:3: lr: unknown key; did you mean 'optim.lr'?",
     ]
 

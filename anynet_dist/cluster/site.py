@@ -172,7 +172,7 @@ def _variables(text: str) -> dict[str, tuple[bool, list[str]]]:
 
 
 def _unknown(path: Path, found: dict[str, tuple[bool, list[str]]]) -> list[str]:
-    """What the file sets, and nobody reads; what the shell had before is not the file's."""
+    """What the file sets without effect; what the shell had before is not the file's."""
     known = [name.removeprefix("ANYNET_") for name in (*VARIABLES.values(), *ELSEWHERE)]
     problems = []
     for name in found:
@@ -184,7 +184,7 @@ def _unknown(path: Path, found: dict[str, tuple[bool, list[str]]]) -> list[str]:
 
 
 def _misshapen(path: Path, found: dict[str, tuple[bool, list[str]]]) -> list[str]:
-    """Lists where one text is meant, of which bash would use the first word, and the other way round."""
+    """Lists where one string is meant, of which bash would use the first word, and the other way round."""
     problems = []
     for field, variable in VARIABLES.items():
         is_list, words = found.get(variable, (False, []))

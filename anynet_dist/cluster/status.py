@@ -33,7 +33,7 @@ class RunStatus:
     step: int | None = None
     total_steps: int | None = None
     accuracy: float | None = None
-    """The newest top-1, as a share of 1."""
+    """The newest top-1, as a fraction."""
     accuracy_of: str | None = None
     """The split, and `ema` for the moving average."""
     eta_seconds: float | None = None

@@ -56,7 +56,7 @@ class Job:
     tasks: bool = False
     """One task a process, without a launcher."""
     members: Path | None = None
-    """A file with one member of a sweep a line."""
+    """A file with one member of a sweep per line."""
     at_once: int | None = None
     """Members that run at a time."""
 
@@ -167,7 +167,7 @@ def _options(job: Job, site: Site) -> list[str]:
 
 
 def _memory(gpus: Gpus | None, site: Site) -> str:
-    """The site's memory of a node, or the share of a job that takes some of the node's GPUs only."""
+    """The site's memory of a node, or the part of it for a job that takes only some of the node's GPUs."""
     if not site.memory or not site.gpus_per_node or gpus is None or not 0 < gpus.count < site.gpus_per_node:
         return site.memory
     return share_of(site.memory, gpus.count, site.gpus_per_node)

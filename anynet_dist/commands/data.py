@@ -102,7 +102,7 @@ def _configure_source(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="F",
-        help="image folders: draw this share of the training images, class by class, as val",
+        help="image folders: draw this fraction of the training images, class by class, as val",
     )
     parser.add_argument(
         "--test-fraction", type=float, default=0.0, metavar="F", help="the same for test (default: none)"
@@ -142,7 +142,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         "--compress-probability",
         type=float,
         metavar="P",
-        help="with proportion: share of images stored as JPEG (default: 0.5)",
+        help="with proportion: fraction of images stored as JPEG (default: 0.5)",
     )
     parser.add_argument(
         "--on-bad-image",
@@ -276,7 +276,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _stage(args: argparse.Namespace) -> None:
-    """Standard output has the options alone, one word a line, for a script to read."""
+    """Standard output has the options alone, one word per line, for a script to read."""
     with redirect_stdout(sys.stderr):
         setup_logging()
         options = list(_staged_options(args))
@@ -339,7 +339,7 @@ def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | N
         title=f"disk {gibibytes(machine.disk_free)} free, memory {gibibytes(machine.memory)} available, "
         f"{machine.cores} cores" + (f", wanted {target:,.0f} images/s" if target else "")
     )
-    for column in ("profile", "size", "fits disk", "fits memory", "build", "images/s a core", "images/s"):
+    for column in ("profile", "size", "fits disk", "fits memory", "build", "images/s per core", "images/s"):
         table.add_column(column, justify="left" if column == "profile" else "right")
     for verdict in verdicts:
         cost, rate = verdict.cost, f"{verdict.rate:,.0f}" + ("" if verdict.fast_enough else " (too slow)")

@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1e-4,
         metavar="T",
-        help="largest difference to allow, as a share of the largest output or of 1 (default: %(default)s)",
+        help="largest difference allowed, as a fraction of the largest output or of 1 (default: %(default)s)",
     )
     add_allow_plugins(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")

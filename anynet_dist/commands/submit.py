@@ -106,7 +106,7 @@ def _understood(read: Callable[[str], T], text: str) -> T:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, not '{text}'")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, not '{text}'")
     return int(text)
 
 

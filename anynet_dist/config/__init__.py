@@ -1,4 +1,4 @@
-"""What a run is told: dataclasses, strict YAML with `base:`, and command-line overrides."""
+"""The options of a run: dataclasses, strict YAML with `base:`, and command-line overrides."""
 
 from anynet_dist.config.dump import dump_config
 from anynet_dist.config.errors import ConfigError

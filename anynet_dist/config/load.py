@@ -137,7 +137,7 @@ def _from_settings(settings: Settings) -> Config:
 
 
 def _option_at(location: Sequence[int | str]) -> str:
-    """The option an error lies in; pydantic's location goes on to the item and the member of a union."""
+    """The option an error lies in; pydantic's location also names the item and the member of a union."""
     starts = (".".join(map(str, location[:end])) for end in range(1, len(location) + 1))
     return next(start for start in starts if start in options())
 

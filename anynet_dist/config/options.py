@@ -69,7 +69,7 @@ class Option:
 
     @property
     def takes_text(self) -> bool:
-        """Whether a value is text, so that `1` means the text and not the number."""
+        """Whether a value is a string, so that `1` means the string and not the number."""
         inner = [
             _bare(item) for kind in self.alternatives if get_origin(kind) is list for item in get_args(kind)
         ]
@@ -87,7 +87,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What it must be, in words."""
+        """What it must be, for messages."""
         return " or ".join(_in_words(kind) for kind in _members(self.type) if kind is not NoneType)
 
 
@@ -194,8 +194,8 @@ def _in_words(kind: Any, many: bool = False) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     one, several = {
-        bool: ("true or false", "truth values"),
-        int: ("a whole number", "whole numbers"),
+        bool: ("true or false", "booleans"),
+        int: ("an integer", "integers"),
         float: ("a number", "numbers"),
         str: ("text", "texts"),
     }[kind]

@@ -1,6 +1,6 @@
 """The recipe of a pycls config as options of ours: data, batch, optimizer, schedule, average, batch norm.
 
-What has no counterpart, or a different one, is said in words rather than left out.
+What has no counterpart, or a different one, is reported rather than left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules between options: what contradicts, and what was set in vain."""
+"""Rules between options: what contradicts, and what has no effect."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
 
 
 def _name_conflicts(config: Config) -> Iterator[Conflict]:
-    """Names that nobody knows, as far as they can be known before plug-ins are loaded."""
+    """Unknown names, as far as they can be known before plug-ins are loaded."""
     optimizer = config.optim.name
     problem = (
         None if config.plugins else _name_problem("optimizer", optimizer, OPTIMIZERS, OPTIMIZER_LIBRARIES)
@@ -116,7 +116,9 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
         if start >= stop:
             yield Conflict(("train.profile",), f"START must come before STOP (got {config.train.profile})")
     if config.run.overwrite and config.run.resume == "auto":
-        yield Conflict(("run.overwrite", "run.resume"), "either start afresh or resume: drop one of the two")
+        yield Conflict(
+            ("run.overwrite", "run.resume"), "either start from scratch or resume: drop one of the two"
+        )
     if config.run.cpu and config.train.precision == "fp16":
         yield Conflict(("train.precision", "run.cpu"), "fp16 needs a GPU; with run.cpu take bf16 or fp32")
 

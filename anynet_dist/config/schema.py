@@ -60,10 +60,10 @@ class RunConfig:
     seed: NonNegativeInt = 0
     """Seeds the weights, the sample order, the augmentation and the train/val split."""
     resume: str = "never"
-    """`auto` goes on from the run folder's last checkpoint if there is one, `never` starts afresh,
-    a path goes on from that checkpoint."""
+    """`auto` resumes from the run folder's last checkpoint if there is one, `never` starts from
+    scratch, a path resumes from that checkpoint."""
     overwrite: bool = False
-    """Start afresh in a run folder that already holds a run, removing what is in it."""
+    """Start from scratch in a run folder that already holds a run, removing what is in it."""
     cpu: bool = False
     """Stay on the CPU even where a GPU is."""
     max_time: Duration | None = None
@@ -166,18 +166,18 @@ class DataConfig:
     """Where the images are and how they are loaded."""
 
     train: str | None = None
-    """Training images: a .beton file or a folder with one folder a class."""
+    """Training images: a .beton file or a folder with one folder per class."""
     val: str | None = None
     """Validation images: they choose the best checkpoint."""
     test: str | None = None
     """Test images: looked at once, when training has ended."""
     val_fraction: Fraction = 0.0
-    """Without data.val: hold out this share of the training images for validation, chosen by the seed."""
+    """Without data.val: hold out this fraction of the training images for validation, chosen by the seed."""
     loader: LoaderName = "auto"
     """`ffcv`, `torch` (torchvision), `device` (small images of one size, kept on the accelerator), or `auto`:
     FFCV where it is installed and the file is a .beton."""
     workers: Count | None = None
-    """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's share of the cores."""
+    """Loader threads (ffcv) or processes (torch) of each rank. Default: this rank's part of the cores."""
     drop_last: bool = True
     """Leave out the images of an epoch that do not fill a global batch; each epoch leaves out others. `false`
     takes them as a last, smaller step, whose gradient is the mean over its images on any number of devices;

@@ -1,6 +1,6 @@
 """Config files: strict YAML with line numbers, and `base:` inheritance.
 
-Plain scalars follow YAML 1.2, so `5e-05` is a number and only `true` and `false` are truth values:
+Plain scalars follow YAML 1.2, so `5e-05` is a number and only `true` and `false` are booleans:
 `no`, `off` and dates stay the text they are.
 """
 

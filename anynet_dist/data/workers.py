@@ -12,7 +12,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.signals import helpers_spared
+from anynet_dist.system.signals import children_ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def start_server() -> None:
     """Start the server process that `process_context` may need: it imports torch while others go on."""
     if sys.platform == "linux":
         process_context(has_threads=True)
-        with helpers_spared():
+        with children_ignore_stop_signals():
             forkserver.ensure_running()
 
 

@@ -38,7 +38,7 @@ def warning(subject: str, text: str, remedy: str) -> Finding:
 
 
 def problem(subject: str, text: str, remedy: str) -> Finding:
-    """A run would fail, or do something else than it was told."""
+    """A run would fail, or do something else than its config says."""
     return Finding("problem", subject, text, remedy)
 
 

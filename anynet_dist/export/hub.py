@@ -75,7 +75,7 @@ def hub_config(description: NetworkDescription) -> dict[str, Any]:
 
 
 def check_login(repo_id: str) -> None:
-    """Raise UserError where the name of a repository cannot be, or nobody is logged in to the Hub."""
+    """Raise UserError where the name of a repository is impossible, or no user is logged in to the Hub."""
     hub = require("huggingface_hub")
     try:
         require("huggingface_hub.utils").validate_repo_id(repo_id)

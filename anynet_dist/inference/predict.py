@@ -50,8 +50,9 @@ def predict(
 
     `images` are files, and folders whose image files are taken in alphabetical order. Images are prepared as
     the torch loader prepares them for evaluation; of images that are not square a network trained on squares
-    sees the largest centre square. What cannot be read yields a Prediction with an error, the others go on.
-    Raises UserError where `load_network` does. Computes in fp32, on the accelerator where there is one.
+    sees the largest centre square. What cannot be read yields a Prediction with an error and does not affect
+    the others. Raises UserError where `load_network` does. Computes in fp32, on the accelerator where there
+    is one.
     """
     if top < 1:
         raise UserError(f"--top must be at least 1, not {top}")

@@ -36,7 +36,7 @@ class TrainedNetwork:
 
     @property
     def export_folder(self) -> Path:
-        """Where exports go unless told otherwise: `export` in the run folder, or beside the file."""
+        """Where exports go by default: `export` in the run folder, or beside the file."""
         return (self.run.path if self.run else self.file.parent) / "export"
 
 

@@ -164,7 +164,7 @@ def nearest_divisors(number: int, target: int) -> str:
 
 
 def squeezed_width(width_in: int, se_ratio: float) -> int:
-    """Channels inside squeeze-excitation: a share of the block's input width, at least one."""
+    """Channels inside squeeze-excitation: a fraction of the block's input width, at least one."""
     return max(1, round(width_in * se_ratio))
 
 
@@ -311,7 +311,7 @@ class InceptionBlock(nn.Module):
 
 
 def inception_widths(width_out: int) -> tuple[int, int, int]:
-    """A quarter, a half and an eighth of the block's width, the shares of its branches.
+    """A quarter, a half and an eighth of the block's width, the widths of its branches.
 
     Raises:
         UserError: the width has no whole eighth.

@@ -146,7 +146,7 @@ class Tally:
     def measure(self, part: Part, *arguments: int, **options: Any) -> None:
         """Go through a part that cannot count itself: it is built and run on one image, watched by hooks.
 
-        Its share of the receptive field stays unknown, and so do flops and acts where it multiplies
+        Its part of the receptive field stays unknown, and so do flops and acts where it multiplies
         matrices elsewhere than in convolutions and linear layers. Raises UserError where it cannot run.
         """
         try:

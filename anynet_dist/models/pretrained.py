@@ -291,7 +291,7 @@ def _check_weights(network: str, tag: str, known: Collection[str]) -> None:
 
 
 def _downloaded(library: str, name: str, load: Callable[[], nn.Module]) -> nn.Module:
-    """What `load` returns; libraries fail in many ways, each of which is told as it is."""
+    """What `load` returns; libraries fail in many ways, each of which is reported as it is."""
     try:
         return load()
     except Exception as error:

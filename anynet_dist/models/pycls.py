@@ -251,7 +251,7 @@ def _anynet(values: Mapping[str, Any]) -> dict[str, Any]:
     lists = {name: values[f"ANYNET.{name}"] for name in ("DEPTHS", "WIDTHS", "STRIDES")}
     if len({len(numbers) for numbers in lists.values()}) > 1 or not lists["DEPTHS"]:
         counts = ", ".join(f"{name} {len(numbers)}" for name, numbers in lists.items())
-        raise UserError(f"ANYNET must have one value a stage in each list (there are: {counts})")
+        raise UserError(f"ANYNET must have one value per stage in each list (there are: {counts})")
     description = {
         "stem": _part(values, "ANYNET.STEM_TYPE", STEMS),
         "block_type": _part(values, "ANYNET.BLOCK_TYPE", BLOCKS),
@@ -353,7 +353,7 @@ def pycls_images(config: PyclsConfig) -> Images:
         return Images(channels="rgb", mean=mean, std=std, resolution=size)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     if values["DATA_LOADER.MODE"] == "ffcv":
-        if not values["TRAIN.AUGMENT"]:  # its normalisation then takes whole numbers
+        if not values["TRAIN.AUGMENT"]:  # its normalisation then takes integers
             mean, std = _of_255(123, 116, 103), _of_255(58, 57, 57)
         return Images(channels="rgb", mean=mean, std=std, resolution=size, crop_ratio=224 / 256)
     if dataset != "imagenet":

@@ -126,7 +126,7 @@ def described_regnet(parameters: Mapping[str, Any]) -> dict[str, Any]:
             raise unknown_name("parameter of a RegNet", name, NEEDED + OPTIONAL)
         whole = name in WHOLE_NUMBERS
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise UserError(f"regnet.{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+            raise UserError(f"regnet.{name} must be {'an integer' if whole else 'a number'}, not {value!r}")
         if not math.isfinite(value):
             raise UserError(f"regnet.{name} must be a number, not {value}")
         check_most(f"regnet.{name}", name, value)

@@ -35,7 +35,7 @@ class StageSpec:
     group_width: int | None = None
     """g: channels in one group of the 3x3 convolution; None is one group."""
     se_ratio: float = 0.0
-    """Squeeze-excitation's channels as a share of the block's input width; 0 is none."""
+    """Squeeze-excitation's channels as a fraction of the block's input width; 0 is none."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _stage_count(values: Mapping[str, Any], num_stages: int | None) -> int:
             count = max(1, len(values[key]) - (key == "num_channels"))
             return int(_checked("num_stages", count, whole=True))
     raise UserError(
-        "num_stages is missing: give it, or give num_blocks_per_stage as a list with one value a stage"
+        "num_stages is missing: give it, or give num_blocks_per_stage as a list with one value per stage"
     )
 
 
@@ -160,7 +160,7 @@ def _stage_values(
         if len(items) != length:
             source = f" (preset '{preset}')" if preset and key not in given else ""
             need = (
-                f"{length} (the stem's first, then one a stage)"
+                f"{length} (the stem's first, then one per stage)"
                 if key == "num_channels"
                 else f"{length} or one"
             )
@@ -184,7 +184,7 @@ def _checked(name: str, value: Any, whole: bool = False) -> Any:
     if value is None and key in DEFAULTS:
         return DEFAULTS[key]
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise UserError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+        raise UserError(f"{name} must be {'an integer' if whole else 'a number'}, not {value!r}")
     if whole and value < 1:
         raise UserError(f"{name} must be at least 1, not {value}")
     if key == "bottleneck_ratio" and not value > 0:

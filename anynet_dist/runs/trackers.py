@@ -28,7 +28,7 @@ from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_text
 from anynet_dist.system.install import install_command, program
 from anynet_dist.system.redaction import redact, redact_values
-from anynet_dist.system.signals import helpers_spared
+from anynet_dist.system.signals import children_ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ def _wandb_tracker(config: Config, folder: RunFolder, settings: WandbSettings) -
         config=redact_values(asdict(config)),
         settings=wandb.Settings(init_timeout=config.tracking.timeout),
     )
-    with helpers_spared(), _redacted_arguments():
+    with children_ignore_stop_signals(), _redacted_arguments():
         tracker.start()
     tracker.tracker.define_metric("*", step_metric="global_step")
     return tracker

@@ -55,7 +55,7 @@ def _number(name: str, default: int) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a whole number as launchers write them."""
+    """Whether a string is an integer as launchers write them."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 

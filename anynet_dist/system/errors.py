@@ -21,7 +21,7 @@ class UserError(ValueError):
 
 
 class RunError(UserError):
-    """A run that had started could not go on; what it saved stays good."""
+    """A run that had started could not continue; what it saved stays good."""
 
     exit_code = 1
 

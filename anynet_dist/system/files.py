@@ -16,7 +16,7 @@ from anynet_dist.system.errors import UserError
 
 
 class NotAFileError(UserError, OSError):
-    """What has the name of a file to write is none. An OSError too, for those who go on without the file."""
+    """A path to write a file to is no regular file. An OSError too, for callers that continue without it."""
 
 
 def regular_target(target: str | os.PathLike[str]) -> Path:

@@ -19,30 +19,33 @@ from anynet_dist.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SIGN_OF_LIFE_S = 20.0
-SILENT_FOR_S = 120.0
+HEARTBEAT_S = 20.0
+STALE_AFTER_S = 120.0
 
 
 class Lock:
     """Holds a lock file from its making until `release`, or until the process ends, however it ends.
 
     Raises UserError that names the owner when another process has it. A lock whose owner is gone is
-    taken over. On one machine the kernel knows whether an owner still runs. An owner on another machine
-    shows it by touching the file every 20 seconds: after two minutes of silence it counts as gone, and so
-    does at once an earlier start of the same SLURM job, which ended before the job was queued again. With
-    `shows_life` false there is no thread that touches the file, and the lock is respected from elsewhere.
+    stale and is replaced. On one machine the kernel knows whether an owner still runs. An owner on another
+    machine has a heartbeat: it touches the file every 20 seconds, and after two minutes without, its lock is
+    stale. So is at once that of an earlier start of the same SLURM job, which ended before the job was queued
+    again. With `heartbeat` false no thread touches the file, and the lock is respected from elsewhere.
     """
 
-    def __init__(self, path: Path, purpose: str, shows_life: bool = True) -> None:
+    def __init__(self, path: Path, purpose: str, heartbeat: bool = True) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor, previous = _acquire(path, purpose, shows_life)
+        self._descriptor, previous = _acquire(path, purpose, heartbeat)
         if previous:
-            logger.warning("%s was held by process %s, which is gone: taken over", path, _name(previous))
+            owner = _name(previous)
+            logger.warning(
+                "%s was held by process %s, which is gone: the stale lock is replaced", path, owner
+            )
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
-        if shows_life:
-            self._thread = threading.Thread(target=self._show_life, name="lock", daemon=True)
+        if heartbeat:
+            self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
             self._thread.start()
 
     def __enter__(self) -> Lock:
@@ -51,8 +54,8 @@ class Lock:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def _show_life(self) -> None:
-        while not self._released.wait(SIGN_OF_LIFE_S):
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
             try:
                 os.utime(self._descriptor)
             except OSError as error:  # a file system that is away for a while is no reason to stop
@@ -81,12 +84,12 @@ def is_held(path: Path) -> bool:
         finally:
             os.close(descriptor)
         try:
-            silence = _silence(path)
+            silence = _seconds_since_heartbeat(path)
         except OSError:  # somebody else's folder, or a full disk
             silence = time.time() - path.stat().st_mtime
     except OSError:
         return False
-    if not owner or silence >= SILENT_FOR_S:
+    if not owner or silence >= STALE_AFTER_S:
         return False
     return owner["host"] != socket.gethostname() or _runs(owner["pid"])
 
@@ -102,7 +105,7 @@ def _runs(pid: object) -> bool:
         return True
 
 
-def _acquire(path: Path, purpose: str, shows_life: bool) -> tuple[int, dict[str, Any]]:
+def _acquire(path: Path, purpose: str, heartbeat: bool) -> tuple[int, dict[str, Any]]:
     """The open lock file, ours now, and the owner it was taken from, {} if there was none."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -114,7 +117,7 @@ def _acquire(path: Path, purpose: str, shows_life: bool) -> tuple[int, dict[str,
                 continue
             if ours is False or _may_run(owner, path, kernel_says_gone=bool(ours)):
                 raise _taken(path, owner, purpose)
-            _write_owner(descriptor, shows_life)
+            _write_owner(descriptor, heartbeat)
             return descriptor, owner
         except BaseException:
             os.close(descriptor)
@@ -145,10 +148,12 @@ def _may_run(owner: dict[str, Any], path: Path, kernel_says_gone: bool) -> bool:
     if owner["host"] == socket.gethostname():
         return not kernel_says_gone and owner["pid"] != os.getpid() and psutil.pid_exists(owner["pid"])
     requeued = owner["slurm_job"] == os.environ.get("SLURM_JOB_ID", "") and owner["start"] != _slurm_start()
-    return not requeued and not (owner.get("shows_life", True) and _silence(path) >= SILENT_FOR_S)
+    return not requeued and not (
+        owner.get("heartbeat", True) and _seconds_since_heartbeat(path) >= STALE_AFTER_S
+    )
 
 
-def _silence(path: Path) -> float:
+def _seconds_since_heartbeat(path: Path) -> float:
     """Seconds since the file was touched, by the clock of the file system that both machines share."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as now:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
@@ -163,13 +168,13 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
         return {}
 
 
-def _write_owner(descriptor: int, shows_life: bool) -> None:
+def _write_owner(descriptor: int, heartbeat: bool) -> None:
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "start": _slurm_start(),
-        "shows_life": shows_life,
+        "heartbeat": heartbeat,
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)

@@ -18,7 +18,7 @@ from anynet_dist.system.registry import DIGEST, all_or_nothing
 
 
 class PluginsNotAllowedError(UserError):
-    """A file asks for python code to be run, and nobody has allowed it."""
+    """A file asks for python code to be run, which was not allowed."""
 
     def __init__(self, file: str | os.PathLike[str], plugins: Iterable[str]) -> None:
         self.plugins = ", ".join(plugins)

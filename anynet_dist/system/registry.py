@@ -99,12 +99,12 @@ class Registry(dict[str, Part], Generic[Part]):
             if parameter.default is parameter.empty and parameter.name not in self.passed:
                 allowed = ", ".join(self.passed) or "no others"
                 raise UserError(
-                    f"{what} needs an argument '{parameter.name}' that nobody gives it: "
+                    f"{what} needs an argument '{parameter.name}' that is never passed: "
                     f"give it a default value (passed by name: {allowed})"
                 )
 
     def _wanted(self) -> str:
-        """What may be registered, in words."""
+        """What may be registered, for messages."""
         kinds = [f"a subclass of {full_name(self.base)}"] if self.base else []
         return " or ".join([*kinds, "a function"] if self.functions else kinds)
 

@@ -12,7 +12,7 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 
 @contextmanager
 def stop_signals_held() -> Iterator[None]:
-    """Such signals wait until the block is left; in processes that are started in it they go on waiting."""
+    """Such signals wait until the block is left; in processes that are started in it they keep waiting."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -21,7 +21,7 @@ def stop_signals_held() -> Iterator[None]:
 
 
 @contextmanager
-def helpers_spared() -> Iterator[None]:
+def children_ignore_stop_signals() -> Iterator[None]:
     """Processes started in the block never receive the signals that ask a run to stop.
 
     Schedulers, launchers and terminals send those to all processes of a run. The run itself then saves

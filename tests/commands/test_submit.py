@@ -30,7 +30,7 @@ def test_dry_run_shows_the_command_and_changes_nothing(
     ("words", "message"),
     [
         (["--optim.lrr", "1"], "unknown option; did you mean '--optim.lr'?"),
-        (["--nodes", "0"], "argument --nodes: must be a whole number >= 1, not '0'"),
+        (["--nodes", "0"], "argument --nodes: must be an integer >= 1, not '0'"),
         (["--members", "members.txt", "--nodes", "2"], "a member of a sweep (--members) runs on one node"),
         (["--at-once", "2"], "--at-once is for sweeps"),
         (["--overwrite"], "--overwrite is for sweeps"),

@@ -53,8 +53,8 @@ def test_each_entry_says_where_it_came_from(write: Write) -> None:
 def test_what_is_no_mapping_is_refused(errors: Errors) -> None:
     assert errors("optim:\n  options: 3\n", "--schedule.options", "[1]", "--train.loss_options.x") == [
         "c.yaml:2: optim.options: must be names with values (got 3)",
-        "--schedule.options: must be names with values (got [1])",
         "--train.loss_options.x: needs a value",
+        "--schedule.options: must be names with values (got [1])",
     ]
 
 

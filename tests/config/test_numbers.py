@@ -15,7 +15,7 @@ def test_odd_numbers_are_refused_in_a_sentence(tmp_path: Path, text: str, place:
     config.write_text(f"train:\n  epochs: {text}\n" if place == "file" else "train: {}\n")
     with pytest.raises(ConfigError) as caught:
         load_config(config, [] if place == "file" else ["--train.epochs", text])
-    assert "train.epochs: must be a whole number >= 1 (got " in str(caught.value)
+    assert "train.epochs: must be an integer >= 1 (got " in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "value"), [("10", 10), ("1_0", 10), ("+10", 10), ("010", 10)])

@@ -14,7 +14,7 @@ Write = Callable[..., None]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{run: {overwrite: true, resume: auto}}", "run.overwrite: either start afresh or resume: drop one of the two"),
+        ("{run: {overwrite: true, resume: auto}}", "run.overwrite: either start from scratch or resume: drop one of the two"),
         ("{run: {cpu: true}, train: {precision: fp16}}", "train.precision: fp16 needs a GPU; with run.cpu take bf16 or fp32"),
         ("{data: {val: x, val_fraction: 0.1}}", "data.val_fraction: data.val already gives validation images; drop one of the two"),
         (

@@ -131,5 +131,5 @@ def test_what_is_no_source_is_refused() -> None:
     register_source("nothing")(lambda: None)  # type: ignore[type-var]
     with pytest.raises(UserError, match="source 'nothing' must return a Source, not a NoneType"):
         load_source("nothing")
-    with pytest.raises(UserError, match="source 'x' needs an argument 'folder' that nobody gives it"):
+    with pytest.raises(UserError, match="source 'x' needs an argument 'folder' that is never passed"):
         register_source("x")(lambda folder: None)  # type: ignore[type-var]

@@ -136,7 +136,7 @@ def test_other_strides_than_the_configs_are_refused(checkpoint: Callable[..., tu
         ),
         ({"MODEL": {"TYPE": "effnet"}}, r"MODEL\.TYPE is 'effnet', which is no network of this space"),
         ({"MODEL": {"TYPE": "vit"}}, r"MODEL\.TYPE is 'vit'"),
-        ({"ANYNET": {"STRIDES": [2]}}, r"one value a stage .*DEPTHS 2, WIDTHS 2, STRIDES 1"),
+        ({"ANYNET": {"STRIDES": [2]}}, r"one value per stage .*DEPTHS 2, WIDTHS 2, STRIDES 1"),
         ({"ANYNET": {"BOT_MULS": [0, 1]}}, r"a bottleneck multiplier must be above 0"),
         ({"ANYNET": {"DEPTHS": "many"}}, r"ANYNET\.DEPTHS must be a list of numbers, not 'many'"),
         ({"TRAIN": {"IM_SIZE": "large"}}, r"TRAIN\.IM_SIZE must be of the kind of 224, not 'large'"),

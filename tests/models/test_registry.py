@@ -132,7 +132,7 @@ class WithoutStride(nn.Module):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (Needy, "block 'x' needs an argument 'colour' that nobody gives it"),
+        (Needy, "block 'x' needs an argument 'colour' that is never passed"),
         (
             WithoutStride,
             r"must take \(width_in, width_out, stride, ...\) first; it takes \(width_in, width_out\)",

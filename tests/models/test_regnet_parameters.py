@@ -45,7 +45,7 @@ def test_a_bottleneck_keeps_the_groups_whole() -> None:
         ({"w0": 20}, "RegNet needs w0 a positive multiple of 8"),
         ({"wm": 1}, "wm > 1"),
         ({"wa": math.nan}, "regnet.wa must be a number, not nan"),
-        ({"depth": "22"}, "regnet.depth must be a whole number, not '22'"),
+        ({"depth": "22"}, "regnet.depth must be an integer, not '22'"),
         ({"group_width": 0}, "regnet.group_width must be above 0, not 0"),
         ({"se": 0.25}, "unknown parameter of a RegNet 'se'"),
         ({"depth": 20_000}, "20,000 blocks in all"),

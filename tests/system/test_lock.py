@@ -38,7 +38,7 @@ def hold(lock_file: Path) -> subprocess.Popen[str]:
 
 
 def owner(**facts: object) -> str:
-    known = {"host": socket.gethostname(), "pid": 1, "slurm_job": None, "start": "0", "shows_life": True}
+    known = {"host": socket.gethostname(), "pid": 1, "slurm_job": None, "start": "0", "heartbeat": True}
     return json.dumps(known | facts)
 
 
@@ -80,14 +80,14 @@ def test_an_owner_on_another_machine_counts_as_gone_after_two_minutes_of_silence
     Lock(lock_file, "in use").release()
 
 
-def test_silence_says_nothing_of_an_owner_that_never_shows_life(lock_file: Path) -> None:
+def test_silence_says_nothing_of_an_owner_that_never_heartbeat(lock_file: Path) -> None:
     lock_file.parent.mkdir()
-    lock_file.write_text(owner(host="elsewhere", shows_life=False))
+    lock_file.write_text(owner(host="elsewhere", heartbeat=False))
     os.utime(lock_file, (time.time() - 130, time.time() - 130))
     with pytest.raises(UserError, match="by process 1 on elsewhere"):
         Lock(lock_file, "in use")
     threads = threading.active_count()
-    silent = Lock(lock_file.with_name("silent.lock"), "in use", shows_life=False)
+    silent = Lock(lock_file.with_name("silent.lock"), "in use", heartbeat=False)
     assert threading.active_count() == threads
     silent.release()
 

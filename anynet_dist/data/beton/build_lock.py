@@ -17,10 +17,10 @@ def build_lock(path: Path) -> Iterator[None]:
     """Hold the lock of `path` for the block; raises UserError that names the owner when another build has
     it.
 
-    A lock whose owner is gone is taken over, and what that build left behind is removed. It shows no life,
-    for that takes a thread, beside which worker processes would be forked.
+    A lock whose owner is gone is stale and replaced, and what that build left behind is removed. It has no
+    heartbeat, because that takes a thread, beside which worker processes would be forked.
     """
-    lock = Lock(path.with_name(f".{path.name}.lock"), f"{path}: is being built", shows_life=False)
+    lock = Lock(path.with_name(f".{path.name}.lock"), f"{path}: is being built", heartbeat=False)
     try:
         _remove_leftovers(path)
         yield

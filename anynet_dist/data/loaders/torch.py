@@ -33,7 +33,7 @@ from anynet_dist.data.transforms.resize import resize_boxes
 from anynet_dist.data.transforms.torchvision import torchvision_policy
 from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
 from anynet_dist.system.errors import RunError, UserError
-from anynet_dist.system.signals import helpers_spared
+from anynet_dist.system.signals import children_ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class TorchLoader(RequestedLoader):
             _Task(epoch, keys, self.transform) for keys in self.request.batches(epoch, first_batch)
         ]
         self._set_timeout(0)  # an epoch may take longer to start than a batch
-        with helpers_spared(), self._lost_workers_named():
+        with children_ignore_stop_signals(), self._lost_workers_named():
             batches = iter(self._loader)
         self._set_timeout(LOOK_S)
         yield from transferred(self._host_batches(batches), self.transfer)

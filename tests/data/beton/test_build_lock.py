@@ -60,7 +60,7 @@ def test_the_lock_of_a_killed_build_is_taken_over_and_its_remains_removed(
     (tmp_path / f".train.beton.{process.pid}.partial").write_bytes(b"half")
     with build_lock(path):
         assert json.loads((tmp_path / ".train.beton.lock").read_text())["pid"] == os.getpid()
-    assert f"process {process.pid} on {socket.gethostname()}, which is gone: taken over" in caplog.text
+    assert f"process {process.pid} on {socket.gethostname()}, which is gone: the stale lock" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
