@@ -89,7 +89,8 @@ def test_losses_get_their_options() -> None:
         ),
         (
             {"loss": "bce", "loss_options": {"treshold": 1}},
-            "train.loss_options.treshold: bce has no such option (allowed: target_threshold)",
+            "train.loss_options.treshold: bce has no such option; did you mean 'target_threshold'?"
+            " (allowed: target_threshold)",
         ),
         (
             {"loss_options": {"label_smoothing": 1}},
