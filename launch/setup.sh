@@ -5,7 +5,7 @@
 #   ANYNET_FFCV=no launch/setup.sh        leave FFCV out
 #
 # FFCV needs system packages. As root, or with password-less sudo, they are installed; otherwise one
-# line says what is missing and the set-up goes on without FFCV.
+# line says what is missing and the set-up continues without FFCV.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -21,7 +21,7 @@ ANYNET_CPUS_PER_GPU=4    # cores for each process: they decode images
 ANYNET_MEMORY=           # of a node, such as 64G; a job with fewer GPUs asks for its share; empty: the default
 ANYNET_SBATCH_OPTIONS=() # anything else, one word each: (--constraint=h100 --mail-type=END)
 
-# --- How it is stopped and goes on ---
+# --- How it is stopped and resumed ---
 
 ANYNET_SIGNAL=USR1         # the signal before the time limit: USR1, USR2 or HUP
 ANYNET_SIGNAL_SECONDS=180  # how long before; SLURM may send it up to a minute earlier

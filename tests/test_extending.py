@@ -82,6 +82,14 @@ def test_a_config_with_the_part_trains(
     assert dict(leaves(example)).items() <= saved.items()
 
 
+def test_the_hook_is_called(
+    plugin: Callable[[str], Path], blobs_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trainer(load_config(blobs_config, ["--plugins", str(plugin("A hook"))]).config).fit()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in lines] == ["step 2", "step 4", "step 6"]
+
+
 def test_the_source_builds(
     plugin: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
