@@ -157,12 +157,13 @@ def test_options_of_an_optimizer_are_kept_and_compared(blobs_config: Path, tmp_p
 
 def test_a_run_of_a_version_without_an_option_did_what_its_default_does(resumable: Path) -> None:
     for checkpoint in (resumable.parent / "run" / "checkpoints").glob("step_*"):
-        file = checkpoint / "config.yaml"
+        file = checkpoint / "run_config.yaml"
         lines = file.read_text().splitlines(keepends=True)
         later = ("loss: cross_entropy", "loss_options: {}", "options: {}")
         older = [line for line in lines if line.strip() not in later]
         assert len(older) == len(lines) - 4
         file.write_text("".join(older))
+        (checkpoint / "manifest.json").unlink()
         write_manifest(checkpoint)
     trainer(resumable, "--train.epochs", "3", "--resume", "auto").fit()
     with pytest.raises(UserError, match=r"train\.loss: cross_entropy -> bce"):

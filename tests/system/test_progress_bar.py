@@ -20,7 +20,7 @@ def drawn(*, unit: str = "", visible: bool = True) -> str:
 
 def test_the_bar_counts_from_what_was_done_earlier() -> None:
     assert "train.beton" in drawn()
-    assert "7/10" in drawn().splitlines()[-1]
+    assert drawn().rpartition("/10")[0].endswith(" 7")
 
 
 def test_the_rate_is_drawn_where_the_items_have_a_name() -> None:
