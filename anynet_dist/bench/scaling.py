@@ -132,31 +132,6 @@ def needs_by_size(cluster: Cluster, sizes: list[int]) -> dict[int, Needs]:
     return {gpus: needs_of(replace(cluster, gpus=gpus)) for gpus in sizes}
 
 
-class StateBytes(NamedTuple):
-    """Bytes on one GPU that do not depend on the images: weights, gradients, optimizer state; fp32."""
-
-    ddp: float
-    zero1: float
-    zero2: float
-    sharded: float
-    """ZeRO-3 or FSDP2, between two uses of the weights."""
-
-
-def state_bytes(parameters: int, gpus: int, optimizer_bytes: int = 8) -> StateBytes:
-    """`optimizer_bytes` a parameter: 4 for sgd with momentum, 8 for adam.
-
-    ZeRO keeps its part of the weights once more, as what the optimizer updates (Rajbhandari et al., 2020,
-    section 5, where these are the fp32 weights beside 16-bit ones).
-    """
-    fraction = (4 + optimizer_bytes) / gpus
-    return StateBytes(
-        ddp=parameters * (8 + optimizer_bytes),
-        zero1=parameters * (8 + fraction),
-        zero2=parameters * (4 + 4 / gpus + fraction),
-        sharded=parameters * (8 + optimizer_bytes) / gpus,
-    )
-
-
 def scaling_lines(found: dict[int, Needs]) -> list[tuple[str, list[str]]]:
     """The table's rows: what, and its value for each number of GPUs."""
     columns = list(found.values())

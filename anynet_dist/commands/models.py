@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from anynet_dist.models import NetworkSpec, PartComplexity
-    from anynet_dist.models.memory import Optimizer, Precision, TrainingMemory
+    from anynet_dist.models.memory import Optimizer, TrainingMemory
     from anynet_dist.models.pretrained import Source
+    from anynet_dist.system.ranges import Precision
 
 RESOLUTION = 224
 CLASSES = 1000

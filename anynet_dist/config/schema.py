@@ -17,6 +17,7 @@ from anynet_dist.system.ranges import (
     NonNegative,
     NonNegativeInt,
     Positive,
+    Precision,
     Share,
 )
 
@@ -37,7 +38,7 @@ Duration = Annotated[
 
 StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps START:STOP such as '10:15'")]
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["auto", Precision]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 LOSSES = ("cross_entropy", "bce")
@@ -217,7 +218,7 @@ class TrainConfig:
     """Images in one optimizer step, over all devices. The learning rate belongs to it."""
     max_device_batch: Count | None = None
     """At most this many images at a time on one device; more are split into accumulated gradients."""
-    precision: Precision = "auto"
+    precision: PrecisionChoice = "auto"
     """`auto` is bf16 where the device computes in it, fp32 elsewhere."""
     memory_format: MemoryFormat = "auto"
     """`auto` takes the faster on this device for this network, measured once and remembered in the cache."""

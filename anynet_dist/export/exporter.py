@@ -21,7 +21,8 @@ from anynet_dist.export.fold import fold_batch_norm
 from anynet_dist.export.formats import GRAPH_FORMATS, INPUT, Function
 from anynet_dist.export.libraries import LIBRARY_FORMATS, read_timm_folder, write_timm_folder
 from anynet_dist.inference.trained import TrainedNetwork
-from anynet_dist.runs.network_file import MODEL, load_model, save_network
+from anynet_dist.runs.file_names import MODEL
+from anynet_dist.runs.network_file import load_model, save_network
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.files import atomic_path, check_outputs
 

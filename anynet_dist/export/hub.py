@@ -11,7 +11,8 @@ from anynet_dist.export.card import model_card
 from anynet_dist.export.exporter import TOLERANCE, WEIGHTS, Check, export_network
 from anynet_dist.export.optional import require
 from anynet_dist.inference.trained import TrainedNetwork
-from anynet_dist.runs.network_file import MODEL, NetworkDescription
+from anynet_dist.runs.file_names import MODEL
+from anynet_dist.runs.network_file import NetworkDescription
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, check_outputs, write_json, write_text
 from anynet_dist.system.plugins import PluginsNotAllowedError, is_loaded

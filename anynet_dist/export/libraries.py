@@ -26,7 +26,8 @@ from anynet_dist.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, timm_pres
 from anynet_dist.models.registry import get_block, parameter_names
 from anynet_dist.models.spec import NetworkSpec, StageSpec
 from anynet_dist.models.vocabulary import network_spec
-from anynet_dist.runs.network_file import MODEL, write_tensors
+from anynet_dist.runs.file_names import MODEL
+from anynet_dist.runs.network_file import write_tensors
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_json
 

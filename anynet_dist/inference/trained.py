@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from anynet_dist.models.anynet import AnyNet
+from anynet_dist.runs.file_names import AVERAGE
 from anynet_dist.runs.folder import RunFolder
 from anynet_dist.runs.metrics_log import read_records
-from anynet_dist.runs.network_file import AVERAGE, NetworkDescription, find_weights, load_network, read_facts
+from anynet_dist.runs.network_file import NetworkDescription, find_weights, load_network, read_facts
 from anynet_dist.runs.progress import PROGRESS, read_progress
 
 SPLITS = ("test", "val")

@@ -17,8 +17,8 @@ from anynet_dist.models.complexity import Resolution
 from anynet_dist.models.limits import MOST_BATCH, check_side
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.ranges import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 
 HOW = (

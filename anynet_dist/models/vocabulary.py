@@ -62,8 +62,8 @@ def network_spec(
     """The network that the arguments describe, checked without building it.
 
     Each of block_type, num_blocks_per_stage, num_channels (the stem's first), bottleneck_ratio, group_width,
-    strides and se_ratio is one value for all stages or one a stage. What is None comes from the preset, else
-    from `DEFAULTS`. `regnet` describes a RegNet by its own parameters (`regnet_description`'s w0, wa, wm,
+    strides and se_ratio is one value, or one per stage. What is None comes from the preset, else from
+    `DEFAULTS`. `regnet` describes a RegNet by its own parameters (`regnet_description`'s w0, wa, wm,
     depth, group_width, and bottleneck_ratio, se_ratio, stem_width); stem, strides, head and block type may
     still be changed. A preset's widths follow its group width when that is changed, as RegNet's do; widths
     given here never change. `init` None is PyTorch's own for networks of the listing's blocks alone, and

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anynet_dist.config.schema import Config
+from anynet_dist.runs.file_names import MODEL
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_json
 
@@ -56,7 +57,7 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The trained network; a run that has it has finished."""
-        return self.path / "model.safetensors"
+        return self.path / MODEL
 
     @property
     def plugins(self) -> Path:

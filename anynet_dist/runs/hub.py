@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from anynet_dist.runs.file_names import MODEL
 from anynet_dist.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "hf:"
-WANTED = ("model.safetensors", "config.json", "*.py")
+WANTED = (MODEL, "config.json", "*.py")
 """Weights without pickle, their description, and plug-ins, which are run only when that is allowed."""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anynet_dist.data.preprocess import Preprocess
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.models.registry import provide_parts
+from anynet_dist.runs.file_names import AVERAGE, MODEL
 from anynet_dist.runs.hub import PREFIX, hub_folder
 from anynet_dist.runs.manifest import MANIFEST, Listed, ManifestError, read_manifest
 from anynet_dist.system.errors import UserError
@@ -26,7 +27,6 @@ from anynet_dist.system.files import atomic_path, write_json
 from anynet_dist.system.utf8_paths import utf8_path
 
 DESCRIPTION = "network.json"
-MODEL, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

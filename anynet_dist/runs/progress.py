@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from anynet_dist.config.schema import Precision
 from anynet_dist.data.dataset import Dataset
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.ranges import Precision
 
 PROGRESS, CONTEXT, CONFIG = "progress.json", "context.json", "run_config.yaml"
 

@@ -1,8 +1,8 @@
-"""Numbers within bounds, as types that pydantic checks."""
+"""Numbers within bounds and names out of a set, as types that pydantic checks."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,3 +15,6 @@ Hue = Annotated[float, Field(ge=0, le=0.5)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 AboveOne = Annotated[float, Field(gt=1)]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""What a network computes in."""

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from anynet_dist.config import Config, dump_config
 from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.checkpoints import Checkpoints
+from anynet_dist.runs.file_names import AVERAGE, MODEL
 from anynet_dist.runs.metrics_log import RunLog
-from anynet_dist.runs.network_file import AVERAGE, MODEL, load_tensors, write_state_dict
+from anynet_dist.runs.network_file import load_tensors, write_state_dict
 from anynet_dist.runs.progress import CONFIG, CONTEXT, PROGRESS, Progress, RunContext
 from anynet_dist.system.errors import RunError, UserError
 from anynet_dist.system.files import write_json, write_text

@@ -1,6 +1,6 @@
 import pytest
 
-from anynet_dist.bench.scaling import Cluster, Needs, needs_by_size, needs_of, scaling_lines, state_bytes
+from anynet_dist.bench.scaling import Cluster, Needs, needs_by_size, needs_of, scaling_lines
 from anynet_dist.system.errors import UserError
 
 
@@ -73,11 +73,3 @@ def test_the_table_has_a_column_for_each_size() -> None:
     lines = scaling_lines(needs_by_size(cluster(), [1, 8, 16]))
     assert all(len(values) == 3 for _, values in lines)
     assert dict(lines)["all-reduce: could sustain"][0] == "any"
-
-
-def test_what_zero_and_fsdp_save_for_a_network() -> None:
-    ddp, zero1, zero2, sharded = state_bytes(1000, gpus=8, optimizer_bytes=8)
-    assert (ddp, sharded) == (16_000, 2_000)
-    assert zero1 == 8_000 + 12_000 / 8
-    assert zero2 == 4_000 + 4_000 / 8 + 12_000 / 8
-    assert state_bytes(1000, gpus=1).zero1 > ddp, "alone, ZeRO only adds a copy"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from anynet_dist.models import build_anynet, network_complexity, network_spec, training_memory
-from anynet_dist.models.memory import Precision
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.ranges import Precision
 
 MIXED: dict[str, Any] = {
     "block_type": ["bottleneck", "basic", "inception"],

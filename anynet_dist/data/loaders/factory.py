@@ -143,7 +143,7 @@ def _opened(data: Dataset | Path | str) -> Dataset:
 
 def _own_normalisation(data: Dataset) -> Normalisation:
     if data.normalisation is None:
-        logger.info("%s: normalised as ImageNet, for its images were not measured", data.path)
+        logger.info("%s: normalised as ImageNet, because its images were not measured", data.path)
     return data.normalisation or IMAGENET
 
 
@@ -167,7 +167,7 @@ def _choose(
         return name
     if data.table is None:
         logger.info(
-            "loader: torch, for %s is an image folder; FFCV reads .beton files, several times as fast",
+            "loader: torch, because %s is an image folder; FFCV reads .beton files, several times as fast",
             data.path,
         )
         return "torch"

@@ -102,7 +102,7 @@ def transferred(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch uses this thread alone, for the others' cores are the decoders'.
+    """Torch uses this thread alone: the other cores belong to the decoders.
 
     Torch's threads would wait for more work at full speed for milliseconds, which takes a quarter of the
     images per second from two decoders on two cores.
@@ -130,4 +130,4 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     if mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, largest):
-        logger.info("large blocks of freed memory are kept for reuse (glibc), for fresh ones are slow to map")
+        logger.info("large blocks of freed memory are kept for reuse (glibc): fresh ones are slow to map")

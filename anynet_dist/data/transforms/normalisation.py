@@ -13,7 +13,7 @@ CONSTANT = 1e-4
 """A measured deviation (in 0..1) below this, a fortieth of a grey level, is a constant channel's: what is
 left are rounding errors and a few stray pixels."""
 SMALLEST = 1e-12
-"""Deviations below this are refused, for they would make pixels infinite in float32."""
+"""Deviations below this are refused: they would make pixels infinite in float32."""
 
 
 def constant_channels(std: Sequence[float]) -> list[str]:

@@ -16,9 +16,10 @@ from accelerate.utils import (
     TorchDynamoPlugin,
 )
 
-from anynet_dist.config.schema import Config, Precision
+from anynet_dist.config.schema import Config
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
+from anynet_dist.system.ranges import Precision
 from anynet_dist.training.distributed import rendezvous
 from anynet_dist.training.distributed.launcher import launcher_wants_cpu, put_aside
 

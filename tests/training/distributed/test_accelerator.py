@@ -3,14 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from anynet_dist.config.schema import Config, Precision, RunConfig, TrainConfig
+from anynet_dist.config.schema import Config, PrecisionChoice, RunConfig, TrainConfig
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed.accelerator import choose_precision
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-def cpu_config(precision: Precision) -> Config:
+def cpu_config(precision: PrecisionChoice) -> Config:
     return replace(Config(), run=RunConfig(cpu=True), train=TrainConfig(precision=precision))
 
 
