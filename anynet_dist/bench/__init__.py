@@ -1,0 +1,1 @@
+"""Timed comparisons: loaders, start-up, storage profiles, scaling."""

@@ -1,0 +1,1 @@
+"""Data sets, sample order, and what loads them."""

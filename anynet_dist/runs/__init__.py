@@ -1,0 +1,1 @@
+"""What a run folder holds; nothing here knows of training."""

@@ -1,0 +1,1 @@
+"""What happens to a sample: parameters, cuts, policies, mixing, normalisation."""

@@ -1,0 +1,1 @@
+"""Several ranks: engines, rendezvous, batches, agreement."""

@@ -1,0 +1,1 @@
+"""Requests to stop, lost ranks, numbers that are not finite."""
