@@ -24,7 +24,7 @@ from anynet_dist.system.errors import nearest_name
 from anynet_dist.system.files import not_a_file
 from anynet_dist.system.redaction import MARK, is_redacted
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def load_config(
     if problems:
         raise ConfigError(problems)
     for key, reason in without_effect(config, _chosen(settings)):
-        log.warning("%s has no effect: %s (%s)", key, reason, settings[key].source)
+        logger.warning("%s has no effect: %s (%s)", key, reason, settings[key].source)
     return LoadedConfig(config, path, {key: setting.source for key, setting in settings.items()})
 
 

@@ -73,8 +73,7 @@ def _build_stage(width_in: int, stage: StageSpec) -> nn.Sequential:
 def build_anynet(**description: Any) -> AnyNet:
     """The network that the arguments of `network_spec` describe.
 
-    Raises:
-        UserError: as `network_spec` does, and where its weights are larger than this machine's memory.
+    Raises UserError where `network_spec` does, and where its weights are larger than this machine's memory.
     """
     spec = network_spec(**description)
     if torch.get_default_device().type == "cpu":
@@ -98,8 +97,7 @@ def build_regnet(
 
     `description` are other arguments of `network_spec`, such as num_classes, stem and strides.
 
-    Raises:
-        UserError: as `build_anynet` does.
+    Raises UserError where `build_anynet` does.
     """
     regnet = {
         "w0": w0,
@@ -131,8 +129,7 @@ def anynet_from_params(params: Mapping[str, Any], num_classes: int = 10) -> AnyN
     Parameters and buffers have the listing's order, so that the same random seed gives the same weights, and
     `load_state_dict` takes the listing's own names (stem.0, layer1, head.2) as well as ours.
 
-    Raises:
-        UserError: a key is missing or unknown, or `network_spec` refuses a value.
+    Raises UserError where a key is missing or unknown, or `network_spec` refuses a value.
     """
     for key in params:
         if key not in LISTING_KEYS:

@@ -134,8 +134,7 @@ class BottleneckBlock(nn.Module):
 def bottleneck_shape(width_out: int, bottleneck_ratio: float, group_width: int | None) -> tuple[int, int]:
     """Channels of the 3x3 convolution and its number of groups.
 
-    Raises:
-        UserError: the ratio leaves no channel, or the group width does not divide them.
+    Raises UserError where the ratio leaves no channel, or the group width does not divide them.
     """
     width = round(width_out / bottleneck_ratio)
     if width < 1:
@@ -313,8 +312,7 @@ class InceptionBlock(nn.Module):
 def inception_widths(width_out: int) -> tuple[int, int, int]:
     """A quarter, a half and an eighth of the block's width, the widths of its branches.
 
-    Raises:
-        UserError: the width has no whole eighth.
+    Raises UserError where the width has no whole eighth.
     """
     if width_out % 8:
         lower, upper = max(8, width_out // 8 * 8), (width_out // 8 + 1) * 8

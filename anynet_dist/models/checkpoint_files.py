@@ -24,7 +24,7 @@ from torch.serialization import safe_globals
 
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
 Weights = Literal["ema", "raw", "best"]
@@ -61,8 +61,7 @@ def _allowed() -> list[Any]:
 def read_checkpoint(path: Path) -> object:
     """What a safetensors file holds, or one of torch.save, of which no code is run.
 
-    Raises:
-        UserError: the file is damaged, or holds objects that only running code could load.
+    Raises UserError where the file is damaged, or holds objects that only running code could load.
     """
     try:
         if path.suffix == ".safetensors":
@@ -102,8 +101,7 @@ def choose_weights(checkpoint: Any, weights: Weights = "best") -> StateDict:
     `raw` are those that were trained, `ema` their moving average, `best` what the errors in the checkpoint
     say is better; where it does not say, the average if there is one.
 
-    Raises:
-        UserError: there are none, or not those that are asked for.
+    Raises UserError where there are none, or not those that are asked for.
     """
     found: dict[str, tuple[str, StateDict]] = {}
     for kind, names in (("raw", RAW), ("ema", AVERAGED)):
@@ -120,7 +118,7 @@ def choose_weights(checkpoint: Any, weights: Weights = "best") -> StateDict:
         raise UserError(f"there is {asked} of the weights here: leave out --weights, or ask for {there}")
     name, state = found[chosen]
     if name:
-        log.info("taking the weights from the checkpoint's '%s' (%s)", name, reason)
+        logger.info("taking the weights from the checkpoint's '%s' (%s)", name, reason)
     return {key: tensor for key, tensor in state.items() if key != UPDATES}
 
 

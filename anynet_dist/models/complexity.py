@@ -213,8 +213,8 @@ def part_complexities(spec: NetworkSpec, resolution: Resolution = 224) -> list[P
 def check_resolution(spec: NetworkSpec, resolution: Resolution) -> None:
     """Refuse images too small for the network.
 
-    Raises:
-        UserError: a stage with stride s receives a feature map smaller than s x s, or nothing is left of it.
+    Raises UserError where a stage with stride s receives a feature map smaller than s x s, or nothing is left
+    of it.
     """
     check_side(max(_sides(resolution)))
     problem = _resolution_problem(spec, resolution)

@@ -19,7 +19,7 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 StateDict = Mapping[str, Tensor]
 
@@ -114,8 +114,7 @@ NAMINGS = (_RESNET, _TORCHVISION_REGNET, _TIMM_REGNET, _PYCLS)
 def refuse_known_others(state_dict: StateDict) -> None:
     """Refuse networks that are outside the space though most of their names are known, saying what they are.
 
-    Raises:
-        UserError: it is such a network.
+    Raises UserError where it is such a network.
     """
     shapes = {bare_name(key): tensor.shape for key, tensor in state_dict.items()}
     deep_stem = len(shapes.get("conv1.0.weight", ())) == 4
@@ -133,8 +132,7 @@ def refuse_known_others(state_dict: StateDict) -> None:
 def our_names(keys: Iterable[str]) -> dict[str, str]:
     """Our name of each weight: the name it has there, which is ours too where we have no such layer.
 
-    Raises:
-        UserError: the names are those of no library that we know.
+    Raises UserError where the names are those of no library that we know.
     """
     keys = list(keys)
     naming = _naming_of(keys)
@@ -147,8 +145,7 @@ def rename_state_dict(state_dict: StateDict, channels: Channels | None = None) -
 
     Without `channels` networks of pycls are taken to be trained on BGR, as its ImageNet loader gives it.
 
-    Raises:
-        UserError: as `our_names` does, or `channels` must be asked for.
+    Raises UserError where `our_names` does, or where `channels` must be given.
     """
     renamed = {ours: state_dict[theirs] for ours, theirs in our_names(state_dict).items()}
     stem = renamed.get("stem.conv.weight")
@@ -161,9 +158,9 @@ def rename_state_dict(state_dict: StateDict, channels: Channels | None = None) -
         )
     if channels is None and _naming_of(state_dict) is _PYCLS:
         channels = "bgr"
-        log.warning("it may be trained on RGB or BGR images: taking BGR, as pycls' ImageNet loader gives")
+        logger.warning("it may be trained on RGB or BGR images: taking BGR, as pycls' ImageNet loader gives")
     if channels == "bgr":
-        log.info("it takes BGR images: the input channels of the stem are reversed to RGB")
+        logger.info("it takes BGR images: the input channels of the stem are reversed to RGB")
         renamed["stem.conv.weight"] = stem.flip(1)
     return renamed
 
@@ -173,9 +170,8 @@ def convert_state_dict(
 ) -> dict[str, Tensor]:
     """The weights of another library's network as `network.load_state_dict` takes them.
 
-    Raises:
-        UserError: as `rename_state_dict` does, or the weights do not fit the network; the message names
-            layers with both shapes, and presets that would fit.
+    Raises UserError where `rename_state_dict` does, or where the weights do not fit the network; the message
+    names layers with both shapes, and presets that would fit.
     """
     refuse_known_others(state_dict)
     names, expected = our_names(state_dict), network.state_dict()

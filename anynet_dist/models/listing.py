@@ -75,8 +75,7 @@ def listing_shape(
 ) -> tuple[int, int]:
     """Channels of the 3x3 convolution and the number of groups of all three convolutions.
 
-    Raises:
-        UserError: a width is not divisible by the number of groups.
+    Raises UserError where a width is not divisible by the number of groups.
     """
     expanded, groups = round(width_out * bottleneck_ratio), group_width or 1
     common = math.gcd(width_in, width_out, expanded)

@@ -66,9 +66,8 @@ def training_memory(
 ) -> TrainingMemory:
     """The memory for training on `batch_size` images of `resolution` at a time, with momentum in sgd.
 
-    Raises:
-        UserError: the network cannot train on such a batch.
-        UnknownMemoryError: a part of it does not run on the meta device.
+    Raises UserError where the network cannot train on such a batch, and UnknownMemoryError where a part of it
+    does not run on the meta device.
     """
     if batch_size < 1:
         raise UserError(f"a batch must have at least 1 image, not {batch_size}")

@@ -142,9 +142,8 @@ def _is_size(value: Any) -> bool:
 def original_network(origin: Origin, state_dict: StateDict, classes: int, channels: int) -> nn.Module | None:
     """The library's own network with the weights; None where it is not at hand.
 
-    Raises:
-        MisfitError: the weights are not of that network.
-        UserError: options change the network in a way that is not known here, or it cannot be built.
+    Raises MisfitError where the weights are not of that network, and UserError where options change the
+    network in a way that is not known here, or it cannot be built.
     """
     try:
         network = _build(origin, classes, channels)

@@ -29,7 +29,7 @@ from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError, nearest_name, unknown_name
 from anynet_dist.system.files import require_regular_file
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Colour = tuple[float, float, float]
 
@@ -83,9 +83,8 @@ def read_source(source: str, weights: Weights = "best") -> Source:
 
     `weights` chooses in a checkpoint that holds a moving average too, as `choose_weights` does.
 
-    Raises:
-        UserError: there is no such file or network, the file holds no weights, its network computes what none
-            of ours does, or the download failed.
+    Raises UserError where there is no such file or network, the file holds no weights, its network computes
+    what none of ours does, or the download failed.
     """
     library, colon, name = source.partition(":")
     if colon and library in LIBRARIES:
@@ -110,14 +109,16 @@ def _from_checkpoint(name: str, checkpoint: object, state_dict: StateDict) -> So
     origin = find_origin(checkpoint, Path(name))
     if origin:
         return _trained_from(origin, name, state_dict)
-    log.info("%s does not say how images were normalised: taking ImageNet's mean and std, 224 pixels", name)
+    logger.info(
+        "%s does not say how images were normalised: taking ImageNet's mean and std, 224 pixels", name
+    )
     return Source(name=name, state_dict=state_dict)
 
 
 def _trained_by_pycls(name: str, text: str, state_dict: StateDict) -> Source:
     config = read_pycls_config(text)
     images, model = pycls_images(config), pycls_network(config)
-    log.info(
+    logger.info(
         "by the config of pycls in %s: %s, trained on %s images of %d pixels",
         *(name, model.get("preset", "an AnyNet"), images.channels.upper(), images.resolution),
     )
@@ -125,13 +126,13 @@ def _trained_by_pycls(name: str, text: str, state_dict: StateDict) -> Source:
 
 
 def _trained_from(origin: Origin, name: str, state_dict: StateDict) -> Source:
-    log.info("by its own options %s is %s's %s", name, origin.library, origin.name)
+    logger.info("by its own options %s is %s's %s", name, origin.library, origin.name)
     shape = _shape_of(state_dict)
     classes, channels = shape.get("num_classes", 0), shape.get("in_channels", 3)
     try:
         network = original_network(origin, state_dict, classes, channels)
     except MisfitError as error:
-        log.warning("%s: %s", name, error)
+        logger.warning("%s: %s", name, error)
         return Source(name=name, state_dict=state_dict, **origin.images)
     settings = getattr(network, "pretrained_cfg", None) or {}
     images = {"mean": settings.get("mean"), "std": settings.get("std"), **origin.images}
@@ -152,8 +153,7 @@ def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
     What the description leaves open of classes and image channels is as in the source. Where the source's own
     network is at hand, both are run on the same random images; else the log says what was compared.
 
-    Raises:
-        UserError: the weights do not fit, or fit but the networks compute something else.
+    Raises UserError where the weights do not fit, or fit but the networks compute something else.
     """
     try:
         if was_blurred(source.state_dict):
@@ -179,7 +179,7 @@ def other_computation(source: Source, spec: NetworkSpec) -> str:
     """
     if source.description is None:
         if source.network is None:
-            log.warning(
+            logger.warning(
                 "%s does not say what its network computes: only names and shapes were compared, not strides,"
                 " dilation, anti-aliasing or the epsilon of batch norm",
                 source.name,
@@ -230,7 +230,7 @@ def _from_torchvision(name: str) -> Source:
     variants = models.get_model_weights(architecture)
     _check_weights(f"torchvision's {architecture}", tag or "DEFAULT", variants.__members__)
     weights = variants[tag or "DEFAULT"]
-    log.info("torchvision's weights of %s: %s", architecture, weights.name)
+    logger.info("torchvision's weights of %s: %s", architecture, weights.name)
     network = _downloaded("torchvision", name, lambda: models.get_model(architecture, weights=weights))
     preparation = weights.transforms()
     return Source(
@@ -259,7 +259,7 @@ def _from_timm(name: str) -> Source:
         _check_weights(f"timm's {architecture}", tag, known)
     network = _downloaded("timm", name, lambda: timm.create_model(name, pretrained=True))
     settings: Any = network.pretrained_cfg
-    log.info("timm's weights of %s: %s", architecture, settings["tag"])
+    logger.info("timm's weights of %s: %s", architecture, settings["tag"])
     subset = infer_imagenet_subset(network)
     return Source(
         name=f"timm:{name}",

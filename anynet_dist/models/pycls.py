@@ -20,7 +20,7 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.models.zoo import preset_names
 from anynet_dist.system.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Colour = tuple[float, float, float]
 
@@ -152,8 +152,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _as_list)
 def read_pycls_config(text: str) -> PyclsConfig:
     """The options in the YAML of a pycls config, or in that of a checkpoint.
 
-    Raises:
-        UserError: it is no such YAML, or an option has a value of another kind than pycls' own.
+    Raises UserError where it is no such YAML, or an option has a value of another kind than pycls' own.
     """
     try:
         if len(text) > MOST_CHARACTERS:
@@ -205,8 +204,7 @@ def _is_number(value: Any) -> bool:
 def pycls_network(config: PyclsConfig) -> dict[str, Any]:
     """The network as arguments of `build_anynet`: the name of a preset where there is one of its shape.
 
-    Raises:
-        UserError: it is none of this space, or computes something that no block here computes.
+    Raises UserError where it is none of this space, or computes something that no block here computes.
     """
     values = config.values
     kinds = {"anynet": _anynet, "regnet": _regnet, "resnet": _resnet}
@@ -357,7 +355,7 @@ def pycls_images(config: PyclsConfig) -> Images:
             mean, std = _of_255(123, 116, 103), _of_255(58, 57, 57)
         return Images(channels="rgb", mean=mean, std=std, resolution=size, crop_ratio=224 / 256)
     if dataset != "imagenet":
-        log.warning("pycls has no data set '%s': taking ImageNet's mean and std", dataset)
+        logger.warning("pycls has no data set '%s': taking ImageNet's mean and std", dataset)
     channels: Channels = "bgr" if dataset == "imagenet" else "ask"
     scale = values["TEST.IM_SIZE"]
     ratio = min(1.0, size / scale) if scale else None

@@ -32,8 +32,7 @@ def regnet_stages(*, w0: int, wa: float, wm: float, depth: int) -> RegNetStages:
     Block j of `depth` has u_j = w0 + wa * j; s_j = log(u_j / w0) / log(wm); its width is w0 * wm^round(s_j),
     rounded to a multiple of 8 (both half to even). Blocks of equal width form a stage.
 
-    Raises:
-        UserError: a parameter outside its range.
+    Raises UserError where a parameter is outside its range.
     """
     if wa < 0 or w0 <= 0 or wm <= 1 or w0 % QUANTUM:
         raise UserError(
@@ -118,8 +117,7 @@ WHOLE_NUMBERS = ("w0", "depth", "group_width", "stem_width")
 def described_regnet(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """`regnet_description` of parameters that may hold anything, say because a file states them.
 
-    Raises:
-        UserError: one is missing, unknown, not a number or out of range.
+    Raises UserError where one is missing, unknown, not a number or out of range.
     """
     for name, value in parameters.items():
         if name not in NEEDED + OPTIONAL:

@@ -14,7 +14,7 @@ from anynet_dist.models.spec import HeadSpec, NetworkSpec, StageSpec, StemSpec
 from anynet_dist.models.zoo import preset_description
 from anynet_dist.system.errors import UserError, unknown_name
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, Any] = {
     "block_type": "bottleneck",
@@ -69,9 +69,8 @@ def network_spec(
     given here never change. `init` None is PyTorch's own for networks of the listing's blocks alone, and
     otherwise that of pycls.
 
-    Raises:
-        UserError: an unknown name, a list of the wrong length, a value out of range, or widths and groups
-            that do not fit; the message names the key and what would fit.
+    Raises UserError where a name is unknown, a list has the wrong length, a value is out of range, or widths
+    and groups do not fit; the message names the key and what would fit.
     """
     given = {
         "block_type": block_type,
@@ -208,7 +207,7 @@ def _fit_preset_widths(widths: list[int], stages: dict[str, list[Any]]) -> list[
         ratio = stages["bottleneck_ratio"][i]
         (fitted[i],), (stages["group_width"][i],) = compatible_widths([widths[i]], [ratio], [group])
         if (fitted[i], stages["group_width"][i]) != (widths[i], group):
-            log.info(
+            logger.info(
                 "stage %d of the preset: width %d, group width %d become %d, %d, so that the groups fit",
                 *(i + 1, widths[i], group, fitted[i], stages["group_width"][i]),
             )
@@ -223,12 +222,12 @@ def _warn_without_effect(given: Mapping[str, Any], block_types: list[str], head:
         if _is_list(value):
             for i in without:
                 if value[i] not in (None, DEFAULTS[key]):
-                    log.warning("%s[%d] has no effect: block '%s' does not use it", key, i, block_types[i])
+                    logger.warning("%s[%d] has no effect: block '%s' does not use it", key, i, block_types[i])
         elif value not in (None, DEFAULTS[key]) and len(without) == len(block_types):
             names = ", ".join(sorted(set(block_types)))
-            log.warning("%s has no effect: block '%s' does not use it", key, names)
+            logger.warning("%s has no effect: block '%s' does not use it", key, names)
     if given.get("dropout") and "dropout" not in parameter_names(get_head(head)):
-        log.warning("dropout has no effect: head '%s' does not use it", head)
+        logger.warning("dropout has no effect: head '%s' does not use it", head)
 
 
 def _stage_specs(widths: list[int], stages: Mapping[str, list[Any]]) -> list[StageSpec]:

@@ -186,8 +186,7 @@ def preset_resolution(name: str) -> int:
 def preset_description(name: str) -> Description:
     """The preset in the vocabulary of `network_spec`.
 
-    Raises:
-        UserError: no preset has this name; the message gives the nearest ones.
+    Raises UserError where no preset has this name; the message gives the nearest ones.
     """
     if name not in PRESETS:
         nearest = get_close_matches(name.lower().replace("-", "_"), PRESETS, n=3)
