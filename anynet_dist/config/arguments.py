@@ -21,7 +21,7 @@ def add_allow_plugins(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-plugins",
         action="store_true",
-        help="run the python files that the network says it needs: read them first",
+        help="run the Python files that the network names as its plug-ins: read them first",
     )
 
 

@@ -43,7 +43,7 @@ def dump_options(options: Mapping[str, Any]) -> str:
 
 
 def dump_with_sources(loaded: LoadedConfig) -> str:
-    """The YAML of every option with a comment that says where its value came from."""
+    """The YAML of every option with a comment that names where its value came from."""
     text = ""
     for line in _lines(redact_values(asdict(loaded.config))):
         comment = f"  # {loaded.sources.get(line.key, 'default')}" if line.key else ""
@@ -63,7 +63,7 @@ def _lines(values: Mapping[str, Any], prefix: str = "", indent: str = "") -> lis
 
 
 def _on_one_line(value: Any) -> str:
-    """A value in YAML's flow style; text with line breaks is quoted with escapes."""
+    """A value in YAML's flow style; a string with line breaks is quoted with escapes."""
     style = '"' if isinstance(value, str) and not value.isprintable() else None
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.dump(

@@ -22,7 +22,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Setting:
-    """A value somebody set, not yet checked, and where."""
+    """A value that was set, not yet checked, and where."""
 
     value: object
     source: Source

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked config, the file it was read from, and for each value somebody set, by dotted key, where."""
+    """A checked config, the file it was read from, and for each value that was set, by dotted key, where."""
 
     config: Config
     path: Path
@@ -75,7 +75,7 @@ def _known_settings(settings: Settings, problems: list[Problem]) -> Settings:
             known[key] = setting
         elif key not in sections():
             problems.append(Problem(key, _unknown_key(key), setting.source))
-        elif setting.value not in (None, {}):  # a section left empty, say with all its lines commented out
+        elif setting.value not in (None, {}):  # a section left empty, e.g. with all its lines commented out
             got = shorten(repr(setting.value))
             problems.append(Problem(key, f"is a section of options (got {got})", setting.source))
     return known

@@ -181,23 +181,23 @@ def _bare(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
-def _in_words(kind: Any, many: bool = False) -> str:
+def _described(kind: Any, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return arguments[1].description or _in_words(arguments[0], many) + _bounds(arguments[1])
     if origin is dict:
         return "names with values"
     if origin is list:
-        return f"a list of {_in_words(arguments[0], many=True)}"
+        return f"a list of {_described(arguments[0], many=True)}"
     if origin is tuple:
-        return f"a list of {len(arguments)} {_in_words(arguments[0], many=True)}"
+        return f"a list of {len(arguments)} {_described(arguments[0], many=True)}"
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     one, several = {
         bool: ("true or false", "booleans"),
         int: ("an integer", "integers"),
         float: ("a number", "numbers"),
-        str: ("text", "texts"),
+        str: ("a string", "strings"),
     }[kind]
     return several if many else one
 

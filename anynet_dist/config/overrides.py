@@ -108,7 +108,7 @@ def _option_value(option: Option, values: list[str]) -> Any:
         raise ValueError(f"needs a value: {option.expected}")
     if values == ["None"] and (NoneType in option.alternatives or option.is_mapping):
         return None
-    items = [value if option.takes_text else parse_value(value) for value in values]
+    items = [value if option.takes_string else parse_value(value) for value in values]
     if option.key == "plugins":
         return [str(Path(item).resolve()) for item in items]
     single = len(items) == 1 and (option.takes_one or isinstance(items[0], list))

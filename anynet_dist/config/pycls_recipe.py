@@ -1,4 +1,4 @@
-"""The recipe of a pycls config as options of ours: data, batch, optimizer, schedule, average, batch norm.
+"""The recipe of a pycls config as our options: data, batch, optimizer, schedule, average, batch norm.
 
 What has no counterpart, or a different one, is reported rather than left out.
 """

@@ -14,23 +14,23 @@ _BACK = {private: surrogate for surrogate, private in _STAND_INS.items()}
 
 
 def hide(value: Any) -> Any:
-    """`value` with stand-ins for such bytes in all its texts."""
-    return _map_texts(value, lambda text: text.translate(_STAND_INS))
+    """`value` with stand-ins for such bytes in all its strings."""
+    return _map_strings(value, lambda text: text.translate(_STAND_INS))
 
 
 def restore(value: Any) -> Any:
     """`value` with such bytes again."""
-    return _map_texts(value, lambda text: text.translate(_BACK))
+    return _map_strings(value, lambda text: text.translate(_BACK))
 
 
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {key: _map_texts(item, change) for key, item in value.items()}
+        return {key: _map_strings(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_map_texts(item, change) for item in value)
+        return type(value)(_map_strings(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in fields(value)]
-        return replace(value, **{name: _map_texts(getattr(value, name), change) for name in names})
+        return replace(value, **{name: _map_strings(getattr(value, name), change) for name in names})
     return value

@@ -213,7 +213,7 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
     sgd, adam = config.optim.name == "sgd", config.optim.name in ("adam", "adamw")
     schedule = config.schedule
     late = schedule.name == "multistep" and any(at >= config.train.epochs for at in schedule.milestones)
-    # A learning rate that somebody chose has no warm-up unless one is set: see training/defaults.py.
+    # A learning rate that was chosen has no warm-up unless one is set: see training/defaults.py.
     chosen_rate = config.optim.lr is not None and schedule.name != "onecycle"
     no_crop = not config.data.augment.random_resized_crop
     return [

@@ -66,7 +66,7 @@ class RunConfig:
     overwrite: bool = False
     """Start from scratch in a run folder that already holds a run, removing what is in it."""
     cpu: bool = False
-    """Stay on the CPU even where a GPU is."""
+    """Stay on the CPU even where there is a GPU."""
     max_time: Duration | None = None
     """Save and stop, to be resumed, after this wall-clock time, HH:MM:SS or D-HH:MM:SS. A SLURM job's own
     time limit is kept in any case."""
@@ -111,7 +111,7 @@ class ModelConfig:
     regnet: RegNetConfig = field(default_factory=RegNetConfig)
     """A RegNet by its own parameters, in place of depths and widths."""
     block_type: str | list[str] | None = None
-    """Block of all stages, or one a stage. Default: bottleneck."""
+    """Block of all stages, or one per stage. Default: bottleneck."""
     num_stages: Count | None = None
     """Number of stages. Default: the length of num_blocks_per_stage."""
     num_blocks_per_stage: Count | list[Count] | None = None
@@ -144,7 +144,7 @@ class ModelConfig:
     false."""
     pretrained: str | None = None
     """Start from these weights: a run, a checkpoint, a model.safetensors, a file of timm, torchvision or
-    pycls, torchvision:NAME or timm:NAME. A head for other classes starts anew."""
+    pycls, torchvision:NAME or timm:NAME. A head for other classes is initialised."""
     freeze: list[str] = field(default_factory=list)
     """Parts that do not train: stem, stage1, stage2, ..."""
 
@@ -188,7 +188,7 @@ class DataConfig:
     start_res: Count | None = None
     """Progressive resizing: side in pixels of the first training images. Default: data.train_res."""
     res_ramp: tuple[NonNegativeInt, Count] = (0, 1)
-    """Progressive resizing: the first epoch (from 0) that grows, and the first at data.train_res."""
+    """Progressive resizing: the first epoch (from 0) with larger images, and the first at data.train_res."""
     eval_res: Count | None = None
     """Side in pixels of evaluated images. Default: data.train_res."""
     eval_crop_ratio: Share = 224 / 256
@@ -230,7 +230,7 @@ class TrainConfig:
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the loss by name, such as target_threshold of bce."""
     label_smoothing: Fraction = 0.0
-    """Share of each label spread over all classes."""
+    """Fraction of each label spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` lets each class count alike in the loss, whatever its number of training images."""
     early_stopping: Count | None = None
@@ -294,12 +294,12 @@ class ScheduleConfig:
     """Epochs of linear rise; for onecycle the time of the peak. Default: none where optim.lr is set, else a
     tenth of the run, at most 5 epochs; for onecycle 30 % of the run."""
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the learning rate that the rise starts from."""
+    """Fraction of the learning rate at which the warm-up starts."""
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the learning rate at the end of cosine and onecycle."""
+    """Fraction of the learning rate at the end of cosine and onecycle."""
     milestones: list[NonNegative] = field(default_factory=lambda: [100.0, 150.0])
     """Epochs at which multistep multiplies the learning rate."""
-    gamma: Share = 0.1
+    gamma: PositiveFraction = 0.1
     """What multistep multiplies it by."""
 
 
@@ -308,7 +308,7 @@ class EmaConfig:
     """Exponential moving average of the weights, evaluated beside the raw ones."""
 
     decay: Fraction | None = None
-    """Share of the average kept at each update. Default: no average."""
+    """Fraction of the average kept at each update. Default: no average."""
     every: Count = 1
     """Optimizer steps between two updates; the decay is raised to this power."""
     warmup: bool = True
@@ -344,7 +344,7 @@ class CheckpointConfig:
     keep_every: Count | None = None
     """Keep those for good whose number of steps is a multiple of this."""
     on_error: Literal["stop", "continue"] = "stop"
-    """What to do when a checkpoint cannot be written, say because the disk is full: the earlier ones stay."""
+    """What to do when a checkpoint cannot be written, as on a full disk: the earlier ones stay."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _size(self, node: yaml.Node) -> int:
-        """Keys and values in a node whose parts have been composed; a long text counts as several."""
+        """Keys and values in a node whose parts have been composed; a long string counts as several."""
         if node not in self.sizes:
             parts = node.value
             if isinstance(node, yaml.MappingNode):
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class PlainDumper(yaml.SafeDumper):
-    """Quotes any text that this reader, or an ordinary YAML 1.1 one, would take for something else."""
+    """Quotes any string that this reader, or an ordinary YAML 1.1 one, would take for something else."""
 
 
 for _name, (_pattern, _first) in _PLAIN.items():

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from anynet_dist.data.workers import end_with_parent, most_workers, process_context
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.signals import STOP_SIGNALS, stop_signals_held
+from anynet_dist.system.signals import STOP_SIGNALS, stop_signals_blocked
 
 CHUNK = 32
 
@@ -40,7 +40,7 @@ def map_ranges(
     try:
         for bounds in ranges:
             # This may fork, and python loses an exception that a signal raises while it does so.
-            with stop_signals_held():
+            with stop_signals_blocked():
                 waiting.append(pool.submit(_run_worker, *bounds))
             if len(waiting) > workers + 2:
                 yield waiting.popleft().result()

@@ -312,7 +312,7 @@ class InceptionBlock(nn.Module):
 def inception_widths(width_out: int) -> tuple[int, int, int]:
     """A quarter, a half and an eighth of the block's width, the widths of its branches.
 
-    Raises UserError where the width has no whole eighth.
+    Raises UserError where the width is not a multiple of 8.
     """
     if width_out % 8:
         lower, upper = max(8, width_out // 8 * 8), (width_out // 8 + 1) * 8

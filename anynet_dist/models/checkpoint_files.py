@@ -101,7 +101,7 @@ def choose_weights(checkpoint: Any, weights: Weights = "best") -> StateDict:
     `raw` are those that were trained, `ema` their moving average, `best` what the errors in the checkpoint
     say is better; where it does not say, the average if there is one.
 
-    Raises UserError where there are none, or not those that are asked for.
+    Raises UserError where there are none, or not those that were asked for.
     """
     found: dict[str, tuple[str, StateDict]] = {}
     for kind, names in (("raw", RAW), ("ema", AVERAGED)):

@@ -153,7 +153,7 @@ def rename_state_dict(state_dict: StateDict, channels: Channels | None = None) -
         return renamed
     if channels == "ask":
         raise UserError(
-            "it does not say whether it was trained on RGB or BGR images: say so with --rgb or --bgr of"
+            "it does not state whether it was trained on RGB or BGR images: choose with --rgb or --bgr of"
             " 'anynet models import'"
         )
     if channels is None and _naming_of(state_dict) is _PYCLS:

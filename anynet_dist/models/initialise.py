@@ -60,7 +60,7 @@ def zero_residual_norms(network: nn.Module) -> None:
         weight = getattr(getattr(block, name, None), "weight", None)
         if weight is None:
             raise UserError(
-                f"zero_init_residual: block {type(block).__name__} says residual_norm = '{name}', which has"
+                f"zero_init_residual: block {type(block).__name__} sets residual_norm = '{name}', which has"
                 " no weight: set residual_norm to the name of its last norm, or to None"
             )
         nn.init.zeros_(weight)

@@ -1,4 +1,4 @@
-"""What a checkpoint of timm's or torchvision's training scripts says of its network: its name and options.
+"""What a checkpoint of timm's or torchvision's training scripts states of its network: its name and options.
 
 Where the library is at hand its network is built, so that outputs can be compared and not shapes alone.
 """
@@ -156,7 +156,7 @@ def original_network(origin: Origin, state_dict: StateDict, classes: int, channe
     except RuntimeError:
         missing, unexpected = ["another shape"], []
     if missing or unexpected:
-        raise MisfitError(f"it says that it is {origin.library}'s {origin.name}, but its weights are not")
+        raise MisfitError(f"it claims to be {origin.library}'s {origin.name}, but its weights are not")
     return network.eval()
 
 

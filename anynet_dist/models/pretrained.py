@@ -1,7 +1,7 @@
 """Networks that others trained: from a local file, or from torchvision's and timm's own downloads.
 
 A source is a path, `torchvision:NAME`, `torchvision:NAME.WEIGHTS` (such as resnet50.IMAGENET1K_V1) or
-`timm:NAME`, also with timm's tag (such as regnetx_004.pycls_in1k). A file that says of itself which network
+`timm:NAME`, also with timm's tag (such as regnetx_004.pycls_in1k). A file that states which network
 it belongs to, as the checkpoints of training scripts do, is taken at its word, and the word is checked.
 """
 
@@ -48,28 +48,28 @@ class Source:
     network: nn.Module | None = None
     """The network itself, where the library that made it is at hand."""
     preset: str | None = None
-    """Our preset of the same network, where the source's name says it."""
+    """Our preset of the same network, where the source's name gives it."""
     model: dict[str, Any] | None = None
     """The network as arguments of `build_anynet`, where the source describes it."""
     channels: Channels | None = None
-    """Order of the channels of its images; None where the names of the weights tell it."""
+    """Order of the channels of its images; None where the names of the weights show it."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in the order of the outputs; empty where unknown."""
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     resolution: int = 224
     crop_ratio: float | None = None
-    """Share of the shorter side that the centre crop of evaluation keeps, where it is known."""
+    """Fraction of the shorter side that the centre crop of evaluation keeps, where it is known."""
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """The network as far as the source says it."""
+        """The network as far as the source describes it."""
         return self.model or ({"preset": self.preset} if self.preset else None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Imported:
-    """A network of ours with the weights of a source."""
+    """Our network with the weights of a source."""
 
     network: AnyNet
     model: dict[str, Any]
@@ -110,7 +110,7 @@ def _from_checkpoint(name: str, checkpoint: object, state_dict: StateDict) -> So
     if origin:
         return _trained_from(origin, name, state_dict)
     logger.info(
-        "%s does not say how images were normalised: taking ImageNet's mean and std, 224 pixels", name
+        "%s does not state how images were normalised: taking ImageNet's mean and std, 224 pixels", name
     )
     return Source(name=name, state_dict=state_dict)
 
@@ -151,7 +151,7 @@ def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
     """Build the network of the description `model` (arguments of `build_anynet`) with the source's weights.
 
     What the description leaves open of classes and image channels is as in the source. Where the source's own
-    network is at hand, both are run on the same random images; else the log says what was compared.
+    network is at hand, both are run on the same random images; else what was compared is logged.
 
     Raises UserError where the weights do not fit, or fit but the networks compute something else.
     """
@@ -175,13 +175,13 @@ def import_network(source: Source, model: Mapping[str, Any]) -> Imported:
 def other_computation(source: Source, spec: NetworkSpec) -> str:
     """How a network of the same shapes computes something else than the source's; empty where it does not.
 
-    Where the source does not say what it computes, the log says so.
+    Where the source does not state what it computes, that is logged.
     """
     if source.description is None:
         if source.network is None:
             logger.warning(
-                "%s does not say what its network computes: only names and shapes were compared, not strides,"
-                " dilation, anti-aliasing or the epsilon of batch norm",
+                "%s does not state what its network computes: only names and shapes were compared, not"
+                " strides, dilation, anti-aliasing or the epsilon of batch norm",
                 source.name,
             )
         return ""

@@ -63,7 +63,7 @@ class Published:
     """A published accuracy."""
 
     top1: float
-    """Share of images whose class was the network's first guess, in 0..1."""
+    """Fraction of images whose class was the network's first guess, in 0..1."""
     source: str
     """Who trained and measured it."""
 

@@ -135,7 +135,7 @@ class Images:
     std: Colour
     resolution: int
     crop_ratio: float | None = None
-    """Share of the shorter side that the centre crop keeps; None for images taken whole."""
+    """Fraction of the shorter side that the centre crop keeps; None for images taken whole."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -175,7 +175,7 @@ def read_pycls_config(text: str) -> PyclsConfig:
 
 
 def _decoded(value: Any) -> Any:
-    """Text that spells a Python literal is that: so does YACS, and YAML 1.1 takes 5e-5 for text."""
+    """A string that spells a Python literal is that literal, as in YACS; YAML 1.1 takes 5e-5 for a string."""
     if not isinstance(value, str):
         return value
     try:
@@ -301,7 +301,8 @@ def _resnet(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["RESNET.STRIDE_1X1"]:
         raise UserError(
             "RESNET.STRIDE_1X1 is true, as by default: blocks halve the resolution in their first 1x1"
-            " convolution. Those here do it in the 3x3, as torchvision's; for training anew set it to False"
+            " convolution. Those here do it in the 3x3, as torchvision's; to train from scratch, set it to"
+            " False"
         )
     groups, width = values["RESNET.NUM_GROUPS"], values["RESNET.WIDTH_PER_GROUP"]
     return {

@@ -115,7 +115,7 @@ WHOLE_NUMBERS = ("w0", "depth", "group_width", "stem_width")
 
 
 def described_regnet(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`regnet_description` of parameters that may hold anything, say because a file states them.
+    """`regnet_description` of parameters that may hold anything, as those read from a file.
 
     Raises UserError where one is missing, unknown, not a number or out of range.
     """

@@ -56,7 +56,7 @@ class HeadSpec:
     num_classes: int
     """Outputs of a classifier."""
     dropout: float = 0.0
-    """Share of features dropped before the classifier, in training."""
+    """Fraction of features dropped before the classifier, in training."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _stage_count(values: Mapping[str, Any], num_stages: int | None) -> int:
 def _stage_values(
     values: Mapping[str, Any], given: Mapping[str, Any], count: int, preset: str | None
 ) -> dict[str, list[Any]]:
-    """Each key's values, one a stage (num_channels: one more, the stem's first)."""
+    """Each key's values, one per stage (num_channels: one more, the stem's first)."""
     stages = {}
     for key in PER_STAGE:
         length = count + (key == "num_channels")

@@ -113,7 +113,7 @@ def _other_launcher(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def job_end(environment: Mapping[str, str] = os.environ) -> float | None:
-    """When the SLURM job ends, in seconds since the epoch, as far as the environment says.
+    """When the SLURM job ends, in seconds since the epoch, if the environment has it.
 
     Raises UserError where SLURM_JOB_END_TIME is no such time.
     """

@@ -38,7 +38,7 @@ def git_commit() -> str | None:
 
 
 def environment_report(world_size: int, device: str) -> dict[str, Any]:
-    """What is needed to tell why two runs differ.
+    """What is needed to find out why two runs differ.
 
     Holds no secrets: no environment variables, and the command line without credentials of URLs.
     """

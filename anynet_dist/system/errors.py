@@ -9,7 +9,7 @@ from anynet_dist.system.redaction import redact
 
 
 class UserError(ValueError):
-    """Something the user can put right. The message says what was wrong, where, and what is allowed.
+    """Something the user can fix. The message states what was wrong, where, and what is allowed.
 
     Credentials of URLs in it are redacted, for messages are printed and written to files.
     """

@@ -27,7 +27,7 @@ def program(name: str) -> str:
 
 
 def install_command(extra: str) -> str:
-    """How to add an extra of ours to this python, from where this package itself came."""
+    """How to add one of our extras to this Python, from where this package itself came."""
     return f"{_installer()} {_source(extra)}"
 
 

@@ -73,9 +73,9 @@ class Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether the owner that the lock file names still shows life, as far as one can see from here.
+    """Whether the lock file is held: it names an owner and is not stale, as far as can be seen from here.
 
-    A file that names no owner, whatever it is or holds, is nobody's lock.
+    A file that names no owner, whatever it is or holds, is no lock.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would let us wait
@@ -101,7 +101,7 @@ def _runs(pid: object) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # somebody else's process
+    except psutil.AccessDenied:  # another user's process
         return True
 
 
@@ -125,7 +125,7 @@ def _acquire(path: Path, purpose: str, heartbeat: bool) -> tuple[int, dict[str, 
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether the kernel gave us the lock; None where the file system has no locks."""
+    """Whether the kernel granted the lock; None where the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

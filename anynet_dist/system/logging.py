@@ -1,4 +1,4 @@
-"""Console and console.log. Rank 0 speaks; the other ranks are heard only when something is wrong."""
+"""Console and console.log. Rank 0 logs everything; the other ranks log only warnings and errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
 
 
 class _NewsOnly(logging.Filter):
-    """Lets a warning pass once: not again for each loader, nor from each rank where all say the same."""
+    """Lets a warning pass once: not again for each loader, nor from each rank where all log the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _LogFile(logging.FileHandler):
 
 
 class _LevelFormatter(logging.Formatter):
-    """Plain text for information; warnings and errors say what they are."""
+    """Plain text for information; warnings and errors carry their level."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__("%(message)s")

@@ -18,7 +18,7 @@ class TolerantStream:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write as far as possible; returns the length of the text in any case."""
+        """Write as far as possible; returns the length of `text` in any case."""
         try:
             self.stream.write(text)
         except UnicodeEncodeError:
@@ -29,7 +29,7 @@ class TolerantStream:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write each of the texts."""
+        """Write each of the strings."""
         for line in lines:
             self.write(line)
 

@@ -14,7 +14,7 @@ MARK = "***"
 # Whatever stands between a scheme's `://` (a drive's letter is no scheme) and an `@`. A password may hold a
 # slash, as the keys of S3 do: it is distinguished from a port by containing more than digits. A URL taken for
 # a path has lost a slash; then a user without a password could be a folder, except after http. The lengths
-# keep a long text without blanks from taking long.
+# keep a long string without blanks from taking long.
 _USER = re.compile(
     r"""(?: (?<=[a-z0-9+.-]{2}://) | (?<=https:/) | (?<=http:/) ) (?:[^\s/?\#"]|"(?=\w)){1,4096} (?=@)
       | (?: (?<=[a-z0-9+.-]{2}://) | (?<=[a-z0-9+.-]{2}:/) )
@@ -43,7 +43,7 @@ def redact(text: str) -> str:
 
 
 def redact_values(value: Any) -> Any:
-    """Nested dicts, lists and tuples with each text in them redacted; keys and other values stay."""
+    """Nested dicts, lists and tuples with each string in them redacted; keys and other values stay."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -54,14 +54,14 @@ def redact_values(value: Any) -> Any:
 
 
 def is_redacted(value: object) -> bool:
-    """Whether credentials were removed from a text, or from one in a list."""
+    """Whether credentials were removed from a string, or from one in a list."""
     if isinstance(value, list | tuple):
         return any(is_redacted(item) for item in value)
     return isinstance(value, str) and _MARKED.search(value) is not None
 
 
 class RedactingFilter(logging.Filter):
-    """For the handlers of a log, for a logger's own filters do not see what its children say."""
+    """For the handlers of a log, for a logger's own filters do not see what its children log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the message and the traceback; keep every record."""

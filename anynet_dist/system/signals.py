@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop, and how to keep them from its helper processes."""
+"""The signals that ask a run to stop, and how to keep them from its child processes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def children_ignore_stop_signals() -> Iterator[None]:
     """Processes started in the block never receive the signals that ask a run to stop.
 
     Schedulers, launchers and terminals send those to all processes of a run. The run itself then saves
-    its state, for which it still needs its helpers; they end when it tells them to, or is gone.
+    its state, for which it still needs its children; they end when it asks them to, or is gone.
     """
-    with stop_signals_held():
-        # multiprocessing starts this helper of its own at some time, and then unblocks SIGTERM and SIGINT.
+    with stop_signals_blocked():
+        # multiprocessing starts this process of its own at some time, and then unblocks SIGTERM and SIGINT.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield

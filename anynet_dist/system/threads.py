@@ -11,21 +11,21 @@ import os
 import sys
 
 SHORT_SPIN = {"GOMP_SPINCOUNT": "1000"}
-# Whichever of these is set, somebody has decided.
+# Whichever of these is set, the user has decided.
 DECIDED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 _reason: str | None = None
 
 
 def limit_spinning() -> None:
-    """Let waiting threads spin for a short while, then sleep, unless the environment says how they wait.
+    """Let waiting threads spin for a short while, then sleep, unless the environment sets how they wait.
 
     Does nothing once torch is imported: OpenMP has read its settings by then.
     """
     global _reason
     decided = [f"{name}={os.environ[name]}" for name in DECIDED if name in os.environ]
     if decided:
-        _reason = f"{', '.join(decided)}, as the environment says"
+        _reason = f"{', '.join(decided)}, as set in the environment"
     elif "torch" not in sys.modules:
         os.environ.update(SHORT_SPIN)
         _reason = "GOMP_SPINCOUNT=1000: longer spinning would slow a machine that other processes use"

@@ -121,7 +121,7 @@ def test_options_of_another_network_are_not_believed(
     checkpoint["args"].model = "resnet34"
     torch.save(checkpoint, path)
     source = read_source(str(path), "raw")
-    assert "it says that it is timm's resnet34, but its weights are not" in caplog.text
+    assert "it claims to be timm's resnet34, but its weights are not" in caplog.text
     assert source.description is None
     assert_same(import_network(source, {"preset": "resnet18"}).network, network)
 

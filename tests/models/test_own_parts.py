@@ -130,7 +130,7 @@ def test_a_residual_norm_that_is_none_is_named() -> None:
             super().__init__(width_in, width_out, stride)
             self.bn2 = nn.Identity()  # type: ignore[assignment]
 
-    with pytest.raises(UserError, match=r"block Normless says residual_norm = 'bn2', which has no weight"):
+    with pytest.raises(UserError, match=r"block Normless sets residual_norm = 'bn2', which has no weight"):
         build_anynet(**SMALL, block_type="own_normless", zero_init_residual=True)
 
 
