@@ -103,7 +103,7 @@ def run() -> int:
 
 
 def _end_at_once(exit_codes: list[int]) -> None:
-    if exit_codes:  # otherwise an error of python's is to be shown
+    if exit_codes:  # otherwise Python shows its own error
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_codes[0])
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except UserError as error:
-        if not isinstance(error, LostRankError):  # that is what another one's failure looks like from here
+        if not isinstance(error, LostRankError):  # the effect of another rank's failure
             note_failure(error, error.exit_code, with_traceback=False)
         _print_error(error)
         return error.exit_code
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(asked) if distributed.is_number(asked) else stopped.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has had enough, as `head` does
+    except BrokenPipeError:  # the reader of our output has stopped, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a disk that is full, a folder that cannot be written, a device that is gone
@@ -177,7 +177,7 @@ def _overview() -> str:
         source = Path(commands.__path__[0], f"{name}.py").read_text(encoding="utf-8")
         summary, *_ = (ast.get_docstring(ast.parse(source)) or "").splitlines()
         lines.append(f"  {name:10}{summary}")
-    return "\n".join([*lines, "", "'anynet COMMAND --help' tells more.", ""])
+    return "\n".join([*lines, "", "'anynet COMMAND --help' explains each one.", ""])
 
 
 def _print_error(error: UserError) -> None:

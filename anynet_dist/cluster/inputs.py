@@ -1,4 +1,4 @@
-"""What a job needs, looked at before it waits in a queue: its files, and the time to save."""
+"""What a job needs, checked before it waits in a queue: its files, and the time to save."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_files(site: Site, site_file: Path) -> None:
 def check_time_limit(limit: str, where: str, stop_margin: float, site: Site) -> None:
     """Raise UserError for a time limit in no format of SLURM's, or too short to train and save.
 
-    `where` says who has set it.
+    `where` names where it was set.
     """
     try:
         seconds = limit_seconds(limit)
@@ -53,7 +53,7 @@ def check_time_limit(limit: str, where: str, stop_margin: float, site: Site) -> 
         raise UserError(f"{where}: {error}") from None
     margins = {
         "run.stop_margin": (stop_margin, "the run would save and stop at once"),
-        "ANYNET_SIGNAL_SECONDS": (site.signal_seconds, "SLURM would tell the run to stop at once"),
+        "ANYNET_SIGNAL_SECONDS": (site.signal_seconds, "SLURM would signal the run to stop at once"),
     }
     for name, (margin, consequence) in margins.items():
         if seconds <= margin:

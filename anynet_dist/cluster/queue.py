@@ -1,4 +1,4 @@
-"""What SLURM says of jobs."""
+"""What SLURM reports about jobs."""
 
 from __future__ import annotations
 

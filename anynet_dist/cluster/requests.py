@@ -46,7 +46,7 @@ their place."""
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs of a node."""
+    """GPUs per node."""
 
     count: int
     type: str = ""

@@ -1,4 +1,4 @@
-"""What the files of a run folder say, however damaged they are.
+"""What the files of a run folder hold, however damaged they are.
 
 A file that cannot be read, and a value that no run writes, count as not there and are named in `damage`.
 """
@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 JobNumber = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
 Moment = Annotated[AwareDatetime, Field(strict=False)]
 Seconds = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Facts(BaseModel):
@@ -37,7 +37,7 @@ class _Facts(BaseModel):
 
 
 class Said(_Facts):
-    """status.json: what a run says of itself."""
+    """status.json: what a run reports about itself."""
 
     state: Annotated[str, Field(pattern=r"^[a-z][a-z _-]{0,30}$")] | None = None
     reason: str | None = None
@@ -71,10 +71,10 @@ class Record(_Facts):
 
     time: Seconds | None = None
     eta_seconds: Seconds | None = None
-    test_ema_top1: Share | None = Field(None, alias="test/ema_top1")
-    test_top1: Share | None = Field(None, alias="test/top1")
-    val_ema_top1: Share | None = Field(None, alias="val/ema_top1")
-    val_top1: Share | None = Field(None, alias="val/top1")
+    test_ema_top1: Fraction | None = Field(None, alias="test/ema_top1")
+    test_top1: Fraction | None = Field(None, alias="test/top1")
+    val_ema_top1: Fraction | None = Field(None, alias="val/ema_top1")
+    val_top1: Fraction | None = Field(None, alias="val/top1")
 
     @property
     def score(self) -> tuple[float, str] | None:
@@ -100,7 +100,7 @@ class RunFiles:
         """The first fault of each file."""
         self.said = self._facts(self.folder.status, Said)
         if self.said and self.said.state is None:
-            self._complain(self.folder.status, "does not say a state")
+            self._complain(self.folder.status, "does not name a state")
         self.submitted = self._facts(path / "slurm" / SUBMITTED, Submitted)
         self._facts(self.folder.lock, Owner)
 
@@ -124,7 +124,7 @@ class RunFiles:
                 yield record
 
     def failure(self) -> str | None:
-        """The last line of what the newest job of this run says of its first failure."""
+        """The last line of what the newest job of this run logged about its first failure."""
         for file in failure_files(self.folder.path):
             for line in self._lines_from_end(file):
                 if line.strip():
@@ -177,7 +177,7 @@ class RunFiles:
 
 
 def failure_files(path: Path) -> list[Path]:
-    """Where the jobs of a run say why they failed, the newest first, without those that vanish meanwhile."""
+    """Where the jobs of a run log why they failed, the newest first, without those that vanish meanwhile."""
     found = []
     for name in names_in(path / "slurm"):
         if name.endswith(".failure"):

@@ -41,7 +41,7 @@ MOST_ABSENT = 50
 
 
 def _checked(check: Callable[[str], Any]) -> AfterValidator:
-    """The text stays as it is, once `check` has raised no ValueError."""
+    """The string stays as it is, once `check` has raised no ValueError."""
 
     def validate(text: str) -> str:
         try:
@@ -58,7 +58,7 @@ YesOrNo = Literal["yes", "no"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """The settings, each named ANYNET_ and its own name in capitals; texts are empty where it is not set.
+    """The settings, each named ANYNET_ and its own name in capitals; strings are empty where it is not set.
 
     All are checked here. Those from `max_restarts` on are used on the nodes, by slurm/common.sh.
     """
@@ -189,7 +189,7 @@ def _misshapen(path: Path, found: dict[str, tuple[bool, list[str]]]) -> list[str
     for field, variable in VARIABLES.items():
         is_list, words = found.get(variable, (False, []))
         if is_list and field not in LISTS:
-            problems.append(f'{path}: {variable}: must be one text, not a list: "{" ".join(words)}"')
+            problems.append(f'{path}: {variable}: must be one string, not a list: "{" ".join(words)}"')
         if not is_list and field in LISTS and any(" " in word for word in words):
             problems.append(f"{path}: {variable}: must be a list, one word each: ({words[0]})")
     return problems

@@ -24,7 +24,7 @@ class RunStatus:
 
     run: str
     state: str
-    """`queued`, `running`, `stopped` (waits to be resumed), `finished`, `failed`, `dead` (it says that it
+    """`queued`, `running`, `stopped` (waits to be resumed), `finished`, `failed`, `dead` (it reports that it
     runs, but does not), `damaged` (its status.json cannot be read), or `unknown`."""
     reason: str | None = None
     """Why it is in this state, and which of its files are damaged."""
@@ -133,7 +133,7 @@ def _where(said: Said, job: str | None) -> str:
 
 
 def _state(files: RunFiles, job: str | None, queue: dict[str, str] | None) -> str:
-    """What the run says of itself, unless the queue or the lock knows better."""
+    """What the run reports about itself, unless the queue or the lock knows better."""
     said = files.said
     in_queue = queue.get(job) if queue and job else None
     if in_queue in QUEUED:

@@ -1,6 +1,6 @@
 """A job as a command line for sbatch: which template, what it asks for, and the words it is given.
 
-Nothing is put into a script's text. What the job needs to know it gets as arguments, each one word, and in
+Nothing is pasted into a script. What the job needs to know it gets as arguments, each one word, and in
 two environment variables.
 """
 
@@ -84,7 +84,7 @@ def members_of(file: Path) -> list[str]:
         raise UserError(f"{file}: is not a text file in UTF-8") from None
     members = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not members:
-        raise UserError(f"{file}: has no members: one line of options a member")
+        raise UserError(f"{file}: has no members: one line of options per member")
     return members
 
 
@@ -176,7 +176,7 @@ def _memory(gpus: Gpus | None, site: Site) -> str:
 def submit(job: Job, submission: Submission) -> str:
     """Hand the job in and return its number. The run folder is made, with a note of the job.
 
-    Raises UserError with what sbatch says where it refuses the job.
+    Raises UserError with the output of sbatch where it refuses the job.
     """
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not installed here: submit where SLURM is, or look with --dry-run")
@@ -196,7 +196,7 @@ def submit(job: Job, submission: Submission) -> str:
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a job one may be in must not become those of the new one."""
+    """The variables of a job that submits this one must not become those of the new one."""
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     return {
         name: value

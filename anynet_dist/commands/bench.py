@@ -57,31 +57,31 @@ def _configure_scaling(subjects: Any) -> None:
     scaling.add_argument(
         "--gpus", type=int, nargs="+", default=[1, 8, 64], metavar="COUNT", help=f"a column each {shown}"
     )
-    scaling.add_argument("--gpus-per-node", type=int, default=8, help=f"GPUs of a machine {shown}")
-    scaling.add_argument("--device-batch", type=int, default=128, help=f"images at a time on a GPU {shown}")
+    scaling.add_argument("--gpus-per-node", type=int, default=8, help=f"GPUs per machine {shown}")
+    scaling.add_argument("--device-batch", type=int, default=128, help=f"images per GPU at a time {shown}")
     scaling.add_argument("--images", type=int, default=1_281_167, help=f"training images {shown}")
     scaling.add_argument("--image-kb", default=280, help=f"size of a stored image, kB {shown}", **number)
     scaling.add_argument(
         "--loader-per-core",
         default=879,
-        help=f"images/s that a core loads {shown}; see docs/data.md",
+        help=f"images/s loaded per core {shown}; see docs/data.md",
         **number,
     )
-    scaling.add_argument("--cores-per-node", type=int, default=64, help=f"cores of a machine {shown}")
+    scaling.add_argument("--cores-per-node", type=int, default=64, help=f"cores per machine {shown}")
     scaling.add_argument(
-        "--cache-gib", default=400, help=f"memory for a machine's page cache {shown}", **number
+        "--cache-gib", default=400, help=f"memory for the page cache per machine {shown}", **number
     )
     scaling.add_argument(
         "--disk-mb-s",
         default=2000,
-        help=f"what a machine reads while the others read too, MB/s {shown}",
+        help=f"MB/s read per machine while the others read too {shown}",
         **number,
     )
     scaling.add_argument(
-        "--link-gb-s", default=100, help=f"bus bandwidth among a machine's GPUs, GB/s {shown}", **number
+        "--link-gb-s", default=100, help=f"bus bandwidth among the GPUs of a machine, GB/s {shown}", **number
     )
     scaling.add_argument(
-        "--network-gbit-s", default=100, help=f"network of a machine, Gbit/s {shown}", **number
+        "--network-gbit-s", default=100, help=f"network per machine, Gbit/s {shown}", **number
     )
 
 

@@ -1,8 +1,8 @@
 """Show a config as a run would see it, or make one of another trainer's.
 
 `anynet config show CONFIG [overrides]` prints every option after inheritance and overrides, as YAML,
-with a comment that says where its value came from.
-`anynet config import pycls FILE.yaml [--out FILE]` writes the config of ours that trains as pycls would, and
+with a comment that names where its value came from.
+`anynet config import pycls FILE.yaml [--out FILE]` writes the config that trains as pycls would, and
 lists what has no counterpart.
 """
 

@@ -71,7 +71,7 @@ def _configure_adopt(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", type=Path, help="the .beton or .ffcv file")
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="names of the classes, one a line or a JSON list"
+        "--classes", type=Path, metavar="FILE", help="names of the classes, one per line or a JSON list"
     )
     parser.add_argument("--image-field", metavar="NAME", help="default: image, or the only field of images")
     parser.add_argument("--label-field", metavar="NAME", help="default: label, or the only field of numbers")
@@ -229,7 +229,7 @@ def _adopt(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> WriteOptions:
-    """What the profile says, or what the single options say; raises UserError where both are given."""
+    """The options of the profile, or the single ones; raises UserError where both are given."""
     from anynet_dist.data.beton.profiles import PROFILES
     from anynet_dist.data.beton.writer import WriteOptions
 
@@ -326,7 +326,9 @@ def _plan(args: argparse.Namespace) -> None:
     if not best.fits_memory:
         from anynet_dist.data.beton.estimate import gibibytes
 
-        console.print(f"the disk must then read {gibibytes(best.disk_rate(target))} a second while training")
+        console.print(
+            f"the disk must then read {gibibytes(best.disk_rate(target))} per second while training"
+        )
 
 
 def _plan_table(verdicts: Sequence[Verdict], machine: Machine, target: float | None) -> Table:

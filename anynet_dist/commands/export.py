@@ -1,6 +1,6 @@
 """Write a trained network as a file for other programs, or as a folder for the Hugging Face Hub.
 
-`anynet export RUN --to onnx` writes RUN/export/model.onnx and says how far its outputs are from the trained
+`anynet export RUN --to onnx` writes RUN/export/model.onnx and prints how far its outputs are from the trained
 network's; above the tolerance nothing is written. The file takes float32 RGB images (N, 3, R, R) for any N:
 normalised as in training, or plain values in 0..1 with --with-normalisation. Its metadata holds the class
 names and the description of the network. `--to safetensors` holds the weights alone, for load_model.
@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export, say what was written and how exact it is, and upload it if asked."""
+    """Export, print what was written and how exact it is, and upload it if asked."""
     from anynet_dist.system.errors import UserError
     from anynet_dist.system.logging import setup_logging
     from anynet_dist.system.output import tolerate_lost_output
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     tolerate_lost_output()
     setup_logging()
     if args.path.startswith("hf:") and not args.out:
-        raise UserError(f"{args.path} is not in a folder of yours: say with --out where to write")
+        raise UserError(f"{args.path} is not in one of your folders: give the place to write with --out")
     if args.private and not args.push:
         raise UserError("--private has no effect without --push OWNER/NAME")
     if args.to == "hub-folder":

@@ -2,7 +2,7 @@
 
 `anynet init [DIR]` writes own_images.yaml, launch/ and slurm/site.sh into DIR (default: this folder). It asks
 nothing and replaces nothing: what is there already stays, and is named. It ends with the commands that come
-next. The config starts from pretrained weights, which are what few images want.
+next. The config starts from pretrained weights, which suit a small number of images.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _starting_point() -> dict[str, str]:
 
 
 def _site(example: str) -> str:
-    """The example with this python's environment, where it is one, in place of a checkout's."""
+    """The example with this Python's environment, where it is one, in place of a checkout's."""
     if sys.prefix == sys.base_prefix:
         return example
     return re.sub(

@@ -52,14 +52,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     imports.add_argument(
         "--model",
         metavar="NAME_OR_CONFIG",
-        help="the network they are for; torchvision:NAME, timm:NAME and most checkpoints say it themselves",
+        help="the network they are for; torchvision:NAME, timm:NAME and most checkpoints name it themselves",
     )
     imports.add_argument(
         "--weights",
         choices=("ema", "raw", "best"),
         default="best",
-        help="of a checkpoint with a moving average: that, what was trained, or what the checkpoint says is"
-        " better (default; where it does not say, the moving average)",
+        help="of a checkpoint with a moving average: that, what was trained, or what the checkpoint states is"
+        " better (default; where it states nothing, the moving average)",
     )
     order = imports.add_mutually_exclusive_group()
     order.add_argument(
@@ -74,9 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             type=float,
             nargs=3,
             metavar=("R", "G", "B"),
-            help=f"{name} of the images in 0..1, in RGB order (default: what the source says, or ImageNet's)",
+            help=f"{name} of the images in 0..1, in RGB order (default: those of the source, or ImageNet's)",
         )
-    imports.add_argument("--res", type=int, help="side of the images (default: what the source says, or 224)")
+    imports.add_argument("--res", type=int, help="side of the images (default: that of the source, or 224)")
     imports.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write"
     )
@@ -296,7 +296,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _with_options(source: Source, args: argparse.Namespace) -> Source:
-    """The source, with what the command line says of its images."""
+    """The source, with what the command line sets for its images."""
     if any(not 0 <= value <= 1 for value in args.mean or ()) or any(value <= 0 for value in args.std or ()):
         raise UserError("--mean takes three numbers from 0 to 1, --std three above 0, as for pixels in 0..1")
     if args.res is not None and args.res < 1:
@@ -308,7 +308,9 @@ def _with_options(source: Source, args: argparse.Namespace) -> Source:
 
 def _named_by(model: dict[str, Any] | None, source: str) -> Described:
     if model is None:
-        raise UserError(f"{source} does not say which network it is for: name it with --model NAME_OR_CONFIG")
+        raise UserError(
+            f"{source} does not state which network it is for: name it with --model NAME_OR_CONFIG"
+        )
     return Described(model=model)
 
 

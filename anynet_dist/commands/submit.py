@@ -1,4 +1,4 @@
-"""Hand a run, or a sweep of runs, in to SLURM.
+"""Submit a run, or a sweep of runs, to SLURM.
 
 `anynet submit CONFIG --site slurm/site.sh --nodes 2 [overrides]` checks the config, takes the template of
 slurm/ that fits, submits it with sbatch, and prints the job's number and the run folder. --dry-run prints the
@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="such as 4 or a100:4; default: the site's, and one for each member of a sweep",
     )
     gpus.add_argument(
-        "--gres", type=_gres, metavar="gpu:[TYPE:]N", help="the same, where a cluster wants --gres"
+        "--gres", type=_gres, metavar="gpu:[TYPE:]N", help="the same, where a cluster requires --gres"
     )
-    parser.add_argument("--memory", type=_memory, metavar="400G", help="of a node; default: the site's")
+    parser.add_argument("--memory", type=_memory, metavar="400G", help="per node; default: the site's")
     parser.add_argument("--time", metavar="D-HH:MM:SS", help="time limit of one start; default: the site's")
     for name in ("account", "partition", "qos"):
         parser.add_argument(f"--{name}", default="", metavar="NAME", help="default: the site's")
@@ -63,9 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--launcher",
         choices=("node", "none"),
         default="node",
-        help="node: torchrun or accelerate on each node; none: one task a GPU (default: %(default)s)",
+        help="node: torchrun or accelerate on each node; none: one task per GPU (default: %(default)s)",
     )
-    parser.add_argument("--members", type=Path, metavar="FILE", help="a sweep: one line of options a member")
+    parser.add_argument(
+        "--members", type=Path, metavar="FILE", help="a sweep: one line of options per member"
+    )
     parser.add_argument("--at-once", type=_count, metavar="N", help="members of a sweep that run at a time")
     parser.add_argument(
         "--overwrite", action="store_true", help="with --members: replace those of an earlier submission"
@@ -111,7 +113,7 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check everything, submit, and say what comes next."""
+    """Check everything, submit, and print what comes next."""
     from anynet_dist.cluster.inputs import check_files
     from anynet_dist.cluster.site import read_site
     from anynet_dist.cluster.submission import TEMPLATES, check_members, prepare, submit
@@ -146,7 +148,7 @@ def _job(args: argparse.Namespace, site: Site) -> Job:
     for option, given in (("--at-once", args.at_once), ("--overwrite", args.overwrite)):
         if given and not args.members:
             raise UserError(f"{option} is for sweeps: it needs --members")
-    require_regular_file(args.config)  # also what the shell hands over, for the job cannot read it
+    require_regular_file(args.config)  # also a pipe of the shell, because the job cannot read it
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
     name = config.run.name or loaded.path.stem

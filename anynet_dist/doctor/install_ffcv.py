@@ -31,7 +31,7 @@ SYSTEM_PACKAGES = "libopencv-imgproc-dev libturbojpeg0-dev pkg-config python3-de
 
 
 def install_ffcv(say: Callable[[str], None]) -> None:
-    """Build and install FFCV into this python's environment, showing what the installer says.
+    """Build and install FFCV into this Python's environment, showing the installer's output.
 
     Raises UserError, saying what to install, where FFCV cannot be compiled here.
     """
@@ -89,7 +89,7 @@ def _missing_libraries(environment: dict[str, str]) -> str:
         check=False,
         env=environment,
     )
-    return "the headers of python and of OpenCV" if compiled.returncode else ""
+    return "the headers of Python and of OpenCV" if compiled.returncode else ""
 
 
 def _installer() -> list[str]:

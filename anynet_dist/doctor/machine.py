@@ -24,7 +24,7 @@ JPEG_ERROR = 3
 
 
 def check_versions() -> Iterator[Finding]:
-    """Versions of python and of the packages that decide a run."""
+    """Versions of Python and of the packages that matter to a run."""
     yield ok("versions", ", ".join(f"{name} {version}" for name, version in package_versions().items()))
 
 
@@ -52,7 +52,7 @@ def check_gpus(cpu: bool = False) -> Iterator[Finding]:
 
 
 def gpus_of_driver() -> list[str]:
-    """Name and driver version of each GPU that nvidia-smi tells of and CUDA_VISIBLE_DEVICES does not hide."""
+    """Name and driver version of each GPU that nvidia-smi lists and CUDA_VISIBLE_DEVICES does not hide."""
     if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -74,7 +74,7 @@ def _try_gpu(number: int, driver: list[str]) -> Finding:
     name = f"{number}: {torch.cuda.get_device_name(number)}"
     ones = torch.ones(512, 512, device=f"cuda:{number}")
     if float((ones @ ones)[0, 0]) != 512:
-        return problem("GPUs", f"{name} computes wrongly", "take it out of use and tell the administrator")
+        return problem("GPUs", f"{name} computes wrongly", "take it out of use and inform the administrator")
     free, total = torch.cuda.mem_get_info(number)
     versions = ".".join(map(str, torch.cuda.nccl.version()))
     version = driver[number].rpartition(", ")[2] if number < len(driver) else "unknown"
@@ -155,7 +155,7 @@ def check_disk(folder: Path) -> Iterator[Finding]:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:  # noqa: S108
-    """The room in /dev/shm, through which loader workers hand over images and NCCL talks."""
+    """The room in /dev/shm, through which loader workers pass images and NCCL communicates."""
     if not folder.is_dir():
         return
     free = shutil.disk_usage(folder).free

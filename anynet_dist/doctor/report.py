@@ -35,16 +35,16 @@ def examine(options: Options, say: Say) -> int:
     if options.distributed:
         environment.ranks_from_slurm()
     if any(finding.level == "problem" for finding in environment.check_launcher()):
-        return _tell(examine_machine(options), say)  # who is who cannot be known
+        return _print_findings(examine_machine(options), say)  # who is who cannot be known
     if not options.distributed:
-        return _tell(examine_machine(options), say) if distributed.is_main() else 0
+        return _print_findings(examine_machine(options), say) if distributed.is_main() else 0
     if distributed.world_size() == 1:
         alone = problem(
             "ranks",
             "--distributed, but this is the only process",
             "put accelerate launch or torchrun in front, or srun with several tasks",
         )
-        return _tell([*examine_machine(options), alone], say)
+        return _print_findings([*examine_machine(options), alone], say)
     return _examine_ranks(options, say)
 
 
@@ -78,8 +78,10 @@ def _examine_ranks(options: Options, say: Say) -> int:
             of_machines = meeting.gather((socket.gethostname(), findings))
             together = list(check_together(meeting))
     except Exception as error:  # whatever the network may raise; the others fail in the same way
-        return _tell([*findings, describe_failure(error, options.timeout_s)], say if first else _nothing)
-    return _tell([*_by_machine(of_machines), *together], say if distributed.is_main() else _nothing)
+        return _print_findings(
+            [*findings, describe_failure(error, options.timeout_s)], say if first else _nothing
+        )
+    return _print_findings([*_by_machine(of_machines), *together], say if distributed.is_main() else _nothing)
 
 
 def _nothing(line: str) -> None:
@@ -103,7 +105,7 @@ def _by_machine(found: Iterable[tuple[str, list[Finding]]]) -> list[Finding]:
     ]
 
 
-def _tell(findings: list[Finding], say: Say) -> int:
+def _print_findings(findings: list[Finding], say: Say) -> int:
     for finding in findings:
         say(str(finding))
     problems, warnings = (sum(f.level == level for f in findings) for level in ("problem", "warning"))

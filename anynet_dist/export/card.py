@@ -35,7 +35,7 @@ def model_card(trained: TrainedNetwork, repo_id: str | None = None, plugins: tup
     """README.md: YAML for the Hub, then Markdown for people.
 
     `plugins` are the files beside it that register parts of the network. Paths are shortened to their last
-    two parts, so that the card does not tell how the author's disk is organised.
+    two parts, so that the card does not reveal how the author's disk is organised.
     """
     run = _run_facts(trained)
     name = repo_id.rpartition("/")[2] if repo_id else run.get("name") or "AnyNet"
@@ -69,7 +69,7 @@ def _shareable(value: Any) -> Any:
 
 
 def shorten(value: Any) -> Any:
-    """`value` with the absolute paths among its texts reduced to their last two parts."""
+    """`value` with the absolute paths among its strings reduced to their last two parts."""
     if isinstance(value, dict):
         return {key: shorten(item) for key, item in value.items()}
     if isinstance(value, list):

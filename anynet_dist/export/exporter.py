@@ -89,7 +89,7 @@ def export_network(
     makes batch norm part of the convolutions; `dynamic_side` lets the file take images of other sizes. The
     file is read back and compared with the eager network;
     where they differ by more than the tolerance UserError is raised and no file is left. So it is, before
-    any work, where the file exists and `overwrite` does not say to replace it.
+    any work, where the file exists and `overwrite` is false.
     """
     if to not in FORMATS:
         raise unknown_name("format", to, FORMATS)
@@ -122,7 +122,7 @@ def export_network(
 
 @contextmanager
 def _for_any_side(dynamic_side: bool) -> Iterator[None]:
-    """Say that it was the free side which a network, say with parts of somebody's own, could not have."""
+    """Name the free side as the cause, which a network, e.g. with plug-ins, may not support."""
     try:
         yield
     except UserError:
@@ -185,7 +185,7 @@ def _write_graph(
 def describe_graph(
     trained: TrainedNetwork, with_normalisation: bool, fold_bn: bool, dynamic_side: bool = False
 ) -> dict[str, str]:
-    """The metadata of an exported network: each a JSON text."""
+    """The metadata of an exported network: each a JSON string."""
     description = trained.description
     sides = ["height", "width"] if dynamic_side else trained.input_shape[1:]
     takes: dict[str, Any] = {

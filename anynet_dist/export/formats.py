@@ -1,6 +1,6 @@
 """Files that hold a whole network, not its weights alone: TorchScript, torch.export and ONNX.
 
-Each takes images (N, 3, R, R) for any batch size N, and carries metadata: texts by name.
+Each takes images (N, 3, R, R) for any batch size N, and carries metadata: strings by name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _without_deprecation_of_torchscript() -> Iterator[None]:
 def write_torchscript(
     network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str], dynamic_side: bool = False
 ) -> None:
-    """Trace the network, for images of any size; each text of the metadata is a file of the archive."""
+    """Trace the network, for images of any size; each string of the metadata is a file of the archive."""
     with _without_deprecation_of_torchscript():
         torch.jit.save(torch.jit.trace(network, example), str(path), _extra_files=dict(metadata))
 
@@ -61,7 +61,7 @@ def read_torchscript(path: Path) -> Function:
 def write_torch_export(
     network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str], dynamic_side: bool = False
 ) -> None:
-    """Export with torch.export; each text of the metadata is an extra file of the archive."""
+    """Export with torch.export; each string of the metadata is an extra file of the archive."""
     # Into memory first: torch.export.save insists on a file name in .pt2, which a temporary file has not.
     buffer = io.BytesIO()
     (shapes,) = _dynamic_shapes(dynamic_side)

@@ -29,7 +29,7 @@ def write_hub_folder(
     """Write model.safetensors, config.json and README.md into `out`; returns the folder and the check.
 
     By default that is `hub` in the run folder's `export`. What else lies in the folder stays; those files are
-    replaced where `overwrite` says so. A network of plugged-in parts takes their files along; whoever
+    replaced where `overwrite` is true. A network of plugged-in parts takes their files along; whoever
     downloads it decides whether to run them. `load_network` and `anynet predict` take the folder. Raises
     UserError where huggingface_hub is missing, a file exists already, or a plug-in was not loaded here.
     """

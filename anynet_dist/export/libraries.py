@@ -148,7 +148,7 @@ def _pycls_names(spec: NetworkSpec) -> dict[str, str]:
 
 
 def _pycls_config(trained: TrainedNetwork) -> dict[str, Any]:
-    """What pycls' own configs would say of the network. Raises UserError where they cannot."""
+    """The network in the options of pycls' own configs. Raises UserError where they cannot."""
     spec, side = trained.network.spec, trained.description.resolution
     blocks = {stage.block_type for stage in spec.stages}
     ratios = {stage.se_ratio for stage in spec.stages}
@@ -195,7 +195,7 @@ def _write_pycls(trained: TrainedNetwork, path: Path) -> None:
 
 
 def _read_pycls(trained: TrainedNetwork, path: Path) -> Function:
-    """pycls is in no package index: its names are turned back, strictly, into a network of ours."""
+    """pycls is in no package index: its names are turned back, strictly, into our network."""
     state = torch.load(path, weights_only=True)["model_state"]
     renamed = {
         name: state[theirs] for name, theirs in _pycls_names(trained.network.spec).items() if theirs in state

@@ -25,7 +25,7 @@ class TrainedNetwork:
     file: Path
     """The weights it was read from."""
     facts: dict[str, Any]
-    """What the file says of it, such as `epoch` and `test/top1`; empty for a checkpoint."""
+    """What the file records about it, such as `epoch` and `test/top1`; empty for a checkpoint."""
     run: RunFolder | None
     """The run the file lies in, if it lies in one."""
 

@@ -61,7 +61,7 @@ def test_what_jobs_read_can_be_set(root: Path) -> None:
         ("ANYNET_PREFLIGHT=true", r"ANYNET_PREFLIGHT: .*'yes' or 'no' \(got 'true'\)$"),
         ("ANYNET_MAX_RESTARTS=-1", r"ANYNET_MAX_RESTARTS: .*\(got '-1'\)$"),
         ("ANYNET_CONTAINER_RUNTIME=docker", r"ANYNET_CONTAINER_RUNTIME: .*\(got 'docker'\)$"),
-        ("ANYNET_MODULES=(gcc cuda)", r'ANYNET_MODULES: must be one text, not a list: "gcc cuda"$'),
+        ("ANYNET_MODULES=(gcc cuda)", r'ANYNET_MODULES: must be one string, not a list: "gcc cuda"$'),
         ("ANYNET_SBATCH_OPTIONS='--exclusive -C h100'", r"must be a list, one word each: \(--excl.* h100\)$"),
         ("ANYNET_SBATCH_OPTIONS=(exclusive)", "ANYNET_SBATCH_OPTIONS: 'exclusive' is no option of sbatch"),
         ("ANYNET_SBATCH_OPTIONS=(-t 5:00)", r"--time is not handed to sbatch; .*ANYNET_TIME\)$"),

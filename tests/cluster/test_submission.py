@@ -66,7 +66,7 @@ def test_a_node_without_gpus_asks_for_none() -> None:
 
 
 def test_no_template_asks_for_gpus_in_one_of_the_two_ways(root: Path) -> None:
-    """It could not be taken back on the command line, where a cluster wants the other."""
+    """It could not be taken back on the command line, where a cluster requires the other."""
     for template in (root / "slurm").glob("*.sbatch"):
         lines = [line for line in template.read_text().splitlines() if line.startswith("#SBATCH")]
         assert lines

@@ -73,7 +73,7 @@ def test_options_reach_sbatch(
         ),
         (
             ["--time", "3"],
-            "--time: must be longer than ANYNET_SIGNAL_SECONDS, 180 s, or SLURM would tell the",
+            "--time: must be longer than ANYNET_SIGNAL_SECONDS, 180 s, or SLURM would signal the",
         ),
         (["--time", "30", "--run.stop_margin", "1800"], "must be longer than run.stop_margin, 1800 s"),
     ],
