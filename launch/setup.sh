@@ -70,7 +70,7 @@ has_ffcv_libraries() {
 install_ffcv() {
     local packages=(libopencv-imgproc-dev libturbojpeg0-dev pkg-config python3-dev)
     if [ "${ANYNET_FFCV:-yes}" = no ] || [ "$(uname -s)" != Linux ]; then
-        say "without FFCV: the torch loader serves, more slowly"
+        say "without FFCV: the torch loader is used, which is slower"
         return
     fi
     # conda keeps headers and libraries of its own
@@ -78,13 +78,13 @@ install_ffcv() {
         LIBRARY_PATH="$CONDA_PREFIX/lib"
     has_ffcv_libraries || apt_install "${packages[@]}" || true
     if ! has_ffcv_libraries; then
-        say "without FFCV (the torch loader serves, more slowly); to add it: apt-get install ${packages[*]}" \
+        say "without FFCV (the torch loader is used, which is slower); to add it: apt-get install ${packages[*]}" \
             "(or: conda install -c conda-forge libopencv libjpeg-turbo pkg-config), then make setup"
         return
     fi
     export PKG_CONFIG_PATH="$PWD/launch/ffcv${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
     if ! { pip_install --editable '.[ffcv]' && .venv/bin/python -c 'import ffcv'; }; then
-        say "FFCV did not build or import (see above); the torch loader serves, more slowly"
+        say "FFCV did not build or import (see above); the torch loader is used, which is slower"
     fi
 }
 
@@ -102,7 +102,7 @@ say "installing into .venv (python, torch and the rest; a few GB the first time)
 make_environment
 pip_install --editable '.[deepspeed,dev,export,tensorboard,wandb]'
 install_ffcv
-# A set-up that wanted FFCV and did without it is looked at again next time.
+# A set-up that failed to add FFCV is tried again next time.
 if [ "${ANYNET_FFCV:-yes}" = no ] || [ "$(uname -s)" != Linux ] || .venv/bin/python -c 'import ffcv' 2>/dev/null; then
     fingerprint >"$stamp"
 fi

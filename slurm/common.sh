@@ -6,7 +6,7 @@
 # "in the batch script" run before or after.
 #
 # SLURM copies a batch script elsewhere before it runs it, so a template cannot know where it came from:
-# `anynet submit` says it in ANYNET_SLURM; with plain sbatch it is slurm/ in the folder you submit from.
+# `anynet submit` passes it in ANYNET_SLURM; with plain sbatch it is slurm/ in the folder you submit from.
 
 ANYNET_SLURM=${ANYNET_SLURM:-$SLURM_SUBMIT_DIR/slurm}
 export ANYNET_SLURM
@@ -152,7 +152,7 @@ gpus_on_node() {
     printf '%s\n' "${SLURM_GPUS_ON_NODE:-${#list[@]}}"
 }
 
-# One process a GPU; without GPUs as many as the site's settings say.
+# One process per GPU; without GPUs as many as the site's settings ask for.
 processes_on_node() {
     local gpus
     gpus=$(gpus_on_node)
@@ -185,8 +185,8 @@ launch_on_node() {
     return "$status"
 }
 
-# launch_task ARGUMENT...: one task is one process of the run, there is no launcher. What a launcher tells
-# its processes is known from SLURM.
+# launch_task ARGUMENT...: one task is one process of the run, there is no launcher. What a launcher passes
+# to its processes is known from SLURM.
 launch_task() {
     local status=0
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID
@@ -198,7 +198,7 @@ launch_task() {
 }
 
 # A process that fails writes why into ANYNET_FAILURE_FILE, the first one only. One that was killed cannot:
-# then say at least where. (75 is no failure: the run saved and stopped, as it was asked to.)
+# then report at least where. (75 is no failure: the run saved and stopped, as it was asked to.)
 note_failure() {
     if [ "$1" -ne 0 ] && [ "$1" -ne 75 ] && ! [ -e "$ANYNET_RESUME_MARK" ]; then
         first_failure "$1"
@@ -267,12 +267,12 @@ export_facts() {
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
     export MASTER_ADDR MASTER_PORT
-    # Since SLURM 22.05 srun no longer takes this over from sbatch.
+    # Since SLURM 22.05 srun no longer inherits this from sbatch.
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
     # A job submitted with --export=NONE would start its tasks with an empty environment.
     export SLURM_EXPORT_ENV=ALL
     export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    # When the time limit ends the job, in seconds since 1970; older versions of SLURM do not tell.
+    # When the time limit ends the job, in seconds since 1970; older versions of SLURM do not set it.
     if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
         SLURM_JOB_END_TIME=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s || true)
     fi
@@ -312,7 +312,7 @@ train() {
     finish "$status"
 }
 
-# start FORM FUNCTION [ARGUMENT...]: one task a node for a launcher, else one for each process.
+# start FORM FUNCTION [ARGUMENT...]: one task per node for a launcher, else one for each process.
 start() {
     local options=(--label)
     if [ "$1" = launch_on_node ]; then
@@ -323,9 +323,9 @@ start() {
     on_nodes "${options[@]}" -- "$@"
 }
 
-# finish STATUS: the run's part is over. Queue the job again if the run wants to go on, else say how it ended.
+# finish STATUS: the run's part is over. Queue the job again if the run is to be resumed, else report how it ended.
 # A preempted job that ends within its grace time counts as completed, and its batch script receives no
-# signal: only the mark that the trainer leaves tells that there is more to do. (After `scancel` this is
+# signal: only the mark that the trainer leaves shows that there is more to do. (After `scancel` this is
 # not reached: that ends the batch script too.)
 finish() {
     local status=$1
@@ -349,14 +349,14 @@ nodes_answer() {
 requeue() {
     local restarts=${SLURM_RESTART_COUNT:-0} limit=${ANYNET_MAX_RESTARTS:-20}
     if [ "$restarts" -ge "$limit" ]; then
-        say "not queued again, for it was $restarts times (ANYNET_MAX_RESTARTS): $1"
+        say "not queued again: already restarted $restarts times (ANYNET_MAX_RESTARTS): $1"
         exit 75
     fi
     say "queued again (restart $((restarts + 1)) of at most $limit): $1"
     if scontrol requeue "$SLURM_JOB_ID"; then
         sleep 300 # SLURM ends this script meanwhile
     fi
-    say "SLURM did not queue the job again; submit it once more with --run.resume auto to go on"
+    say "SLURM did not queue the job again; submit it once more with --run.resume auto to continue"
     exit 75
 }
 

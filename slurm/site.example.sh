@@ -16,16 +16,16 @@ ANYNET_PARTITION=        # the queue; `sinfo` lists them
 ANYNET_QOS=              # quality of service, where your cluster uses it
 ANYNET_TIME=04:00:00     # longest time of one start; a run that needs longer is resumed in the next
 ANYNET_GPUS_PER_NODE=1   # such as 4, or a100:4 for a type (`sinfo -o %G` lists them); 0 for nodes without GPUs
-ANYNET_GPU_OPTION=gpus-per-node # how your cluster wants them asked for: gpus-per-node or gres
+ANYNET_GPU_OPTION=gpus-per-node # how your cluster expects the request: gpus-per-node or gres
 ANYNET_CPUS_PER_GPU=4    # cores for each process: they decode images
-ANYNET_MEMORY=           # of a node, such as 64G; a job with fewer GPUs asks for its share; empty: the default
+ANYNET_MEMORY=           # of a node, such as 64G; a job with fewer GPUs asks for a part; empty: the default
 ANYNET_SBATCH_OPTIONS=() # anything else, one word each: (--constraint=h100 --mail-type=END)
 
 # --- How it is stopped and resumed ---
 
 ANYNET_SIGNAL=USR1         # the signal before the time limit: USR1, USR2 or HUP
 ANYNET_SIGNAL_SECONDS=180  # how long before; SLURM may send it up to a minute earlier
-ANYNET_MAX_RESTARTS=20     # a job that was queued again so often is left alone; 0: never queue again
+ANYNET_MAX_RESTARTS=20     # a job is queued again at most this many times; 0: never
 
 # --- Where python comes from: one of venv, conda, container ---
 
@@ -51,6 +51,6 @@ ANYNET_PREFLIGHT=no        # yes: check GPUs, network and clocks of all nodes be
 ANYNET_STAGE_DIR=
 ANYNET_STAGE_KEEP=yes
 
-# Network and logging; what to set here your cluster's documentation says.
+# Network and logging; see your cluster's documentation for what to set.
 # export NCCL_SOCKET_IFNAME=ib0
 # export NCCL_DEBUG=WARN

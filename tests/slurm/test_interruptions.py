@@ -83,7 +83,7 @@ def test_restarts_are_limited(user: User, cluster: Cluster) -> None:
     cluster.run("scancel", "--signal=USR1", job.number)
     facts = cluster.wait(job.number, job.log)
     assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "75:0")
-    assert "not queued again, for it was 0 times (ANYNET_MAX_RESTARTS)" in job.text()
+    assert "not queued again: already restarted 0 times (ANYNET_MAX_RESTARTS)" in job.text()
     assert (job.run / "resume_me").exists()
 
 
