@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, []
 
     def _joined(self, words: Sequence[str] | None) -> list[str]:
-        """`--sbatch --x` as `--sbatch=--x`, for argparse takes no option for another one's value."""
+        """`--sbatch --x` as `--sbatch=--x`, because argparse takes no option as another one's value."""
         joined: list[str] = []
         for word in sys.argv[1:] if words is None else words:
             if joined and joined[-1] in (self.get_default("takes_options") or ()):
@@ -80,14 +80,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As python does, without credentials."""
+    """As Python does, without credentials."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 def run() -> int:
     """Run this process's command line and return the exit code; nothing but it can be this process's end.
 
-    One rank of several ends without tearing python down: a thread of gloo that drops a tensor meanwhile
+    One rank of several ends without tearing Python down: a thread of gloo that drops a tensor meanwhile
     would abort the process, with a run that is done (pytorch issue 190489).
     """
     sys.excepthook = _print_traceback
@@ -171,7 +171,7 @@ def _command_names() -> list[str]:
 
 
 def _overview() -> str:
-    """The help of `anynet` itself; docstrings are read from the sources, for importing takes long."""
+    """The help of `anynet` itself; docstrings are read from the sources, because importing takes long."""
     lines = ["usage: anynet COMMAND ...", "", DESCRIPTION, "", "commands:"]
     for name in _command_names():
         source = Path(commands.__path__[0], f"{name}.py").read_text(encoding="utf-8")

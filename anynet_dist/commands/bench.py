@@ -25,7 +25,7 @@ def _configure_loader(subjects: Any) -> None:
         help="a .beton file of the images of --root (default: write raw, proportion and jpg; --startup: raw)",
     )
     loader.add_argument("--res", type=int, help="training resolution (default: 224; --cifar: 32)")
-    loader.add_argument("--batch", type=int, help="images a batch (default: 64; --cifar: 512)")
+    loader.add_argument("--batch", type=int, help="images per batch (default: 64; --cifar: 512)")
     loader.add_argument(
         "--repeats", type=int, default=5, help="timed epochs of each loader (default: %(default)s)"
     )

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     check_outputs(*files, overwrite=True)  # that it can be written: what is there stays
     for path, text in files.items():
         if os.path.lexists(path):
-            print(f"{path} is there already and stays as it is")
+            print(f"{path} exists already and is unchanged")
         else:
             write_text(path, text)
             print(f"{path} written")

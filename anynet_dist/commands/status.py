@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print one line a run."""
+    """Print one line per run."""
     from dataclasses import asdict
 
     from anynet_dist.cluster.status import find_runs, statuses

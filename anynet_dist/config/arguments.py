@@ -17,7 +17,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_allow_plugins(parser: argparse.ArgumentParser) -> None:
-    """Let a command that builds a network run the python files that the network's own files name."""
+    """Let a command that builds a network run the Python files that the network's own files name."""
     parser.add_argument(
         "--allow-plugins",
         action="store_true",

@@ -159,7 +159,7 @@ def _doc(section: type, name: str) -> str:
 
 @cache
 def _docs() -> dict[tuple[str, str], str]:
-    """The docstrings under the fields, which python itself does not keep, by class and field."""
+    """The docstrings under the fields, which Python itself does not keep, by class and field."""
     docs = {}
     trees = [ast.parse(inspect.getsource(module)) for module in (augmentation, schema)]
     for section in (node for tree in trees for node in tree.body):

@@ -29,10 +29,10 @@ MOST_BYTES = 2**20
 MOST_VALUES = 10_000
 """Keys and values of a file, each alias counted as what it stands for."""
 MOST_LEVELS = 20
-_MOST_DIGITS = 20  # what is longer is beyond 64 bits, and in the thousands python refuses to read it
+_MOST_DIGITS = 20  # what is longer is beyond 64 bits, and in the thousands Python refuses to read it
 
 _TAG = "tag:yaml.org,2002:"
-_DIGITS = r"[0-9]+(?:_[0-9]+)*"  # as python reads them: 10_000, but neither 10_ nor 1__0
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"  # as Python reads them: 10_000, but neither 10_ nor 1__0
 _PLAIN = {
     "null": (r"~|null|Null|NULL|", [*"~nN", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),

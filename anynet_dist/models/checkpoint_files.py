@@ -71,11 +71,11 @@ def read_checkpoint(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise _cannot_be_read_safely(path, str(error)) from None
     except (SafetensorError, OSError, EOFError) as error:
-        raise UserError(f"{path} is not a whole file of weights: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a complete weight file: {_first_line(error)}") from None
     except Exception as error:  # a damaged pickle may fail in any way
         if "TorchScript" in str(error):
             raise _cannot_be_read_safely(path, "GLOBAL TorchScript") from None
-        raise UserError(f"{path} is not a whole file of weights: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a complete weight file: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -86,11 +86,11 @@ def _first_line(error: Exception) -> str:
 def _cannot_be_read_safely(path: Path, message: str) -> UserError:
     found = re.search(r"GLOBAL (\S+)|but got <class '([^']+)'>|unrecognized function <\S+ ([\w.]+)", message)
     if found is None:
-        return UserError(f"{path} is no file of weights that can be read safely: it is not one of torch.save")
+        return UserError(f"{path} is no weight file that can be read safely: it is not one of torch.save")
     name = next(filter(None, found.groups()))
     what = "a TorchScript program" if name == "TorchScript" else f"an object of the kind {name}"
     return UserError(
-        f"{path} is no file of weights that can be read safely: it holds {what}, which only running"
+        f"{path} is no weight file that can be read safely: it holds {what}, which only running"
         f" code could load; where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
     )
 
@@ -99,7 +99,7 @@ def choose_weights(checkpoint: Any, weights: Weights = "best") -> StateDict:
     """The weights in a checkpoint, or `checkpoint` itself where it is a state dict.
 
     `raw` are those that were trained, `ema` their moving average, `best` what the errors in the checkpoint
-    say is better; where it does not say, the average if there is one.
+    state is better; where it states nothing, the average if there is one.
 
     Raises UserError where there are none, or not those that were asked for.
     """

@@ -50,7 +50,7 @@ class PartComplexity(Complexity):
 class Tally:
     """A feature map followed through layers in thought: its shape now, and the cost of the layers so far.
 
-    `knows_field` and `knows_cost` say whether `receptive_field`, and `flops` and `acts`, hold all of them.
+    `knows_field` and `knows_cost` tell whether `receptive_field`, and `flops` and `acts`, hold all of them.
     """
 
     __slots__ = (

@@ -58,7 +58,7 @@ class Origin:
 
 
 def find_origin(checkpoint: object, path: Path) -> Origin | None:
-    """What a checkpoint's own options say, or timm's config.json beside the file; None where nothing does."""
+    """The network that a checkpoint's options name, or timm's config.json beside the file; None without."""
     if isinstance(checkpoint, Mapping):
         args = checkpoint.get("args")
         options = vars(args) if isinstance(args, Namespace) else args

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "ffcv", "numba", "dee
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's result, as far as they are installed."""
+    """Versions of the packages that affect a run's result, those that are installed."""
     found = {"anynet_dist": version("anynet-dist"), "python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -11,7 +11,7 @@ from anynet_dist.system.redaction import redact
 class UserError(ValueError):
     """Something the user can fix. The message states what was wrong, where, and what is allowed.
 
-    Credentials of URLs in it are redacted, for messages are printed and written to files.
+    Credentials of URLs in it are redacted, because messages are printed and written to files.
     """
 
     exit_code = 2

@@ -14,12 +14,12 @@ NAME = "anynet-dist"
 
 
 def program(name: str) -> str:
-    """What to type for a program of this python's environment: its name where the shell finds that one."""
+    """What to type for a program of this Python's environment: its name where the shell finds that one."""
     own = Path(sys.executable).parent / name
     if not own.exists():
         return name
     found = shutil.which(name)
-    # The folders, for python itself is a link to one that has none of our packages.
+    # The folders, because Python itself is a link to one that has none of our packages.
     if found and Path(found).parent.samefile(own.parent):
         return name
     short = os.path.relpath(own)

@@ -19,7 +19,7 @@ def raise_open_files() -> None:
 
 
 def too_many_open_files() -> str:
-    """The sentence for a process that may open no more files."""
+    """The message for a process that may open no more files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
         f"too many open files, this process may have {soft}: allow more (ulimit -n 4096 before the start;"
@@ -28,7 +28,7 @@ def too_many_open_files() -> str:
 
 
 def refusal(error: OSError) -> UserError:
-    """What the operating system refuses, as a sentence."""
+    """What the operating system refuses, as an error message."""
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.EMFILE:
         return UserError(where + too_many_open_files())

@@ -106,7 +106,7 @@ def _runs(pid: object) -> bool:
 
 
 def _acquire(path: Path, purpose: str, heartbeat: bool) -> tuple[int, dict[str, Any]]:
-    """The open lock file, ours now, and the owner it was taken from, {} if there was none."""
+    """The open lock file, ours now, and the stale owner that it replaces, {} if there was none."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

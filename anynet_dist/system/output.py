@@ -53,7 +53,7 @@ def tolerate_lost_output() -> None:
     """From here on, output that cannot be written is dropped and does not end this process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before python started
+        if stream is None:  # it was closed before Python started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
         if not isinstance(stream, TolerantStream):
             setattr(sys, name, TolerantStream(stream))

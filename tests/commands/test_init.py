@@ -55,7 +55,7 @@ def test_what_is_there_stays(
     Path("own_images.yaml").write_text("mine")
     assert main(["init"]) == 0
     said = capsys.readouterr().out
-    assert "own_images.yaml is there already and stays as it is" in said
+    assert "own_images.yaml exists already and is unchanged" in said
     assert Path("own_images.yaml").read_text() == "mine"
     assert "slurm/site.sh written" in said
     assert "cd " not in said

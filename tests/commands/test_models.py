@@ -119,7 +119,7 @@ def test_show_takes_a_config_with_what_it_says(tmp_path: Path, capsys: pytest.Ca
     )
     assert main(["models", "show", str(config)]) == 2
     error = capsys.readouterr().err
-    assert f"{config} asks for python code to be run: {tmp_path}/blocks.py; read it, then allow it" in error
+    assert f"{config} asks to run Python code: {tmp_path}/blocks.py; read it, then allow it" in error
     facts = json.loads(shown(capsys, "show", str(config), "--json", "--allow-plugins"))
     assert (facts["resolution"], facts["num_classes"], facts["batch"], facts["optimizer"]) == (
         20,

@@ -115,7 +115,7 @@ def test_parts_of_ones_own_go_along_but_are_not_run_unasked(
     Image.new("RGB", (24, 24)).save(image)
     refused = launch("predict", folder, image, check=False)
     assert refused.returncode == 2
-    assert f"asks for python code to be run: {folder}/my_stem.py" in refused.stderr
+    assert f"asks to run Python code: {folder}/my_stem.py" in refused.stderr
     assert "cat" in launch("predict", folder, image, "--allow-plugins").stdout
 
 
@@ -124,7 +124,7 @@ def test_only_files_that_were_run_go_along(trained: TrainedNetwork, tmp_path: Pa
     secret.write_text("password = 1")
     description = replace(trained.description, plugins=[str(secret)])
     save_network(tmp_path / "odd.safetensors", trained.network, description)
-    with pytest.raises(UserError, match=rf"odd\.safetensors asks for python code to be run: {secret}"):
+    with pytest.raises(UserError, match=rf"odd\.safetensors asks to run Python code: {secret}"):
         write_hub_folder(open_trained(tmp_path / "odd.safetensors"), tmp_path / "hub")
     assert not (tmp_path / "hub").exists()
 

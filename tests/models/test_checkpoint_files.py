@@ -259,7 +259,7 @@ def test_torchscript_is_named(tmp_path: Path) -> None:
 
 def test_other_pickles_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": Meter()}, protocol=4))
-    with pytest.raises(UserError, match=r"a\.pkl is no(t a whole)? file of weights"):
+    with pytest.raises(UserError, match=r"a\.pkl is no(t a complete)? weight file"):
         read_checkpoint(tmp_path / "a.pkl")
 
 

@@ -72,7 +72,7 @@ class Bomb:
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     torch.save({"model": small_weights(), "bomb": Bomb(mark)}, tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match=r"bomb\.pt is no file of weights that can be read safely"):
+    with pytest.raises(UserError, match=r"bomb\.pt is no weight file that can be read safely"):
         read_source(str(tmp_path / "bomb.pt"))
     assert not mark.exists()
 

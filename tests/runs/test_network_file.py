@@ -131,7 +131,7 @@ def test_plug_ins_that_the_description_above_a_checkpoint_names_run_only_when_al
     write_description(tmp_path / "network.json", replace(described, plugins=["parts/stem.py"]))
     write_tensors(checkpoint / "model.safetensors", build_anynet(**DESCRIPTION.model))
     file.unlink()
-    with pytest.raises(UserError, match=rf"python code to be run: {tmp_path}/parts/stem\.py"):
+    with pytest.raises(UserError, match=rf"to run Python code: {tmp_path}/parts/stem\.py"):
         load_model(checkpoint)
     assert not (tmp_path / "parts" / "stem.ran").exists()
     assert type(load_model(checkpoint, allow_plugins=True).stem).__name__ == "Mine"

@@ -54,7 +54,7 @@ def test_a_network_loads_when_its_plugin_and_its_run_have_moved(
     for path in (moved, moved / "checkpoints" / "last"):
         refused = launch("eval", path, check=False)
         assert refused.returncode == 2
-        assert f"asks for python code to be run: {moved}/plugins/blocks.py; read it" in refused.stderr
+        assert f"asks to run Python code: {moved}/plugins/blocks.py; read it" in refused.stderr
         assert "top1" in launch("eval", path, "--allow-plugins", "--json").stdout
 
 

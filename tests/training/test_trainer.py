@@ -267,7 +267,7 @@ def test_plug_ins_of_a_run_are_run_by_eval_only_when_allowed(
     for path in (run, run / "checkpoints" / "last"):
         refused = launch("eval", path, check=False)
         assert refused.returncode == 2
-        assert f"asks for python code to be run: {kept}; read it, then allow it with" in refused.stderr
+        assert f"asks to run Python code: {kept}; read it, then allow it with" in refused.stderr
         assert "Traceback" not in refused.stderr
     launch("eval", run, "--plugins", mine)
     assert not kept.with_suffix(".ran").exists()
