@@ -68,7 +68,7 @@ class Option:
         )
 
     @property
-    def takes_text(self) -> bool:
+    def takes_string(self) -> bool:
         """Whether a value is a string, so that `1` means the string and not the number."""
         inner = [
             _bare(item) for kind in self.alternatives if get_origin(kind) is list for item in get_args(kind)
@@ -88,7 +88,7 @@ class Option:
     @property
     def expected(self) -> str:
         """What it must be, for messages."""
-        return " or ".join(_in_words(kind) for kind in _members(self.type) if kind is not NoneType)
+        return " or ".join(_described(kind) for kind in _members(self.type) if kind is not NoneType)
 
 
 @cache
@@ -184,7 +184,7 @@ def _bare(kind: Any) -> Any:
 def _described(kind: Any, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return arguments[1].description or _in_words(arguments[0], many) + _bounds(arguments[1])
+        return arguments[1].description or _described(arguments[0], many) + _bounds(arguments[1])
     if origin is dict:
         return "names with values"
     if origin is list:

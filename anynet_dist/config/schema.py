@@ -17,8 +17,8 @@ from anynet_dist.system.ranges import (
     NonNegative,
     NonNegativeInt,
     Positive,
+    PositiveFraction,
     Precision,
-    Share,
 )
 
 Interval = Annotated[
@@ -191,8 +191,8 @@ class DataConfig:
     """Progressive resizing: the first epoch (from 0) with larger images, and the first at data.train_res."""
     eval_res: Count | None = None
     """Side in pixels of evaluated images. Default: data.train_res."""
-    eval_crop_ratio: Share = 224 / 256
-    """Share of the shorter side that the evaluation's centre crop keeps, where images differ in size."""
+    eval_crop_ratio: PositiveFraction = 224 / 256
+    """Fraction of the shorter side that the evaluation's centre crop keeps, where images differ in size."""
     eval_resize: EvalResize = "auto"
     """How it is resized: `area` as FFCV does, `bilinear` (antialiased) as torchvision does, `auto` what
     comes with the loader."""

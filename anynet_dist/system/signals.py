@@ -11,7 +11,7 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, si
 
 
 @contextmanager
-def stop_signals_held() -> Iterator[None]:
+def stop_signals_blocked() -> Iterator[None]:
     """Such signals wait until the block is left; in processes that are started in it they keep waiting."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

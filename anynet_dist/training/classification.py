@@ -44,7 +44,7 @@ class ClassScores:
 
     @property
     def largest_share(self) -> float:
-        """Share of the largest class: the top-1 accuracy of always answering it."""
+        """Fraction of the largest class: the top-1 accuracy of always answering it."""
         return max(self.images) / max(sum(self.images), 1)
 
     @property

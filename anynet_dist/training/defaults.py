@@ -18,7 +18,7 @@ REFERENCE_LR = {"sgd": 0.1, "adam": 5e-4, "adamw": 5e-4}
 LARGEST_BATCH = 8192
 """Up to here the learning rate may follow the batch (Goyal et al., 2017, figure 1)."""
 WARMUP_SHARE, LONGEST_WARMUP = 0.1, 5.0
-"""Share of the run, and epochs at most (Goyal et al., 2017, section 2.2)."""
+"""Fraction of the run, and epochs at most (Goyal et al., 2017, section 2.2)."""
 ONECYCLE_PEAK = 0.3
 
 

@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 
 from anynet_dist.system.errors import UserError, unknown_name
-from anynet_dist.system.ranges import Count, Hue, Level, NonNegative, NonNegativeInt, Positive, Share
+from anynet_dist.system.ranges import (
+    Count,
+    Hue,
+    Level,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveFraction,
+)
 
 FlipMode = Literal["random", "alternate"]
 TranslatePadding = Literal["constant", "reflect"]
@@ -40,7 +48,7 @@ class Augmentation:
     """Side in pixels of a square painted with the mean colour."""
     random_resized_crop: bool = False
     """Cut a random rectangle and resize it to data.train_res (Inception-style)."""
-    crop_scale: tuple[Share, Share] = (0.08, 1.0)
+    crop_scale: tuple[PositiveFraction, PositiveFraction] = (0.08, 1.0)
     """Area of that rectangle as a fraction of the image, smallest and largest."""
     crop_aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
     """Aspect ratio of that rectangle, smallest and largest."""
