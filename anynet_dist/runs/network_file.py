@@ -46,7 +46,7 @@ class NetworkDescription:
     resolution: int = 224
     """Side in pixels of evaluated images."""
     crop_ratio: float | None = None
-    """Fraction of the shorter side that the evaluation's centre crop keeps; None takes square images whole."""
+    """Side of the centre crop as a fraction of the shorter side; None takes square images whole."""
     plugins: list[str] = field(default_factory=list)
     """Python files that register the blocks, stems or heads of the network; in a file, relative to it."""
 
