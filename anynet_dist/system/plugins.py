@@ -18,12 +18,12 @@ from anynet_dist.system.registry import DIGEST, all_or_nothing
 
 
 class PluginsNotAllowedError(UserError):
-    """A file asks for python code to be run, which was not allowed."""
+    """A file asks to run Python code, which was not allowed."""
 
     def __init__(self, file: str | os.PathLike[str], plugins: Iterable[str]) -> None:
         self.plugins = ", ".join(plugins)
         super().__init__(
-            f"{os.fspath(file)} asks for python code to be run: {self.plugins}; read it, then allow it with"
+            f"{os.fspath(file)} asks to run Python code: {self.plugins}; read it, then allow it with"
             " --allow-plugins (in Python allow_plugins=True)"
         )
 

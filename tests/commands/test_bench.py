@@ -95,7 +95,7 @@ def test_scaling_shows_a_column_for_each_number_of_gpus(capsys: pytest.CaptureFi
     rows = {line[:36].strip(): line[36:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["GPUs"] == ["8", "64"]
     assert rows["global batch"] == ["1,024", "8,192"]
-    assert rows["sent a GPU and step (MB)"] == [f"{2 * (n - 1) / n * 4 * 25.557032:.1f}" for n in (8, 64)]
+    assert rows["sent per GPU and step (MB)"] == [f"{2 * (n - 1) / n * 4 * 25.557032:.1f}" for n in (8, 64)]
     with pytest.raises(UserError, match="unknown preset 'resnet5'"):
         run("scaling", "--model", "resnet5", "--images-per-second", "1")
 

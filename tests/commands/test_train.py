@@ -21,6 +21,7 @@ train:
 """
 
 
+@pytest.mark.usefixtures("registries")
 def test_names_and_options_are_checked_before_data_is_touched(
     blobs_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ Errors = Callable[..., list[str]]
             "{model: {strides: [1, x]}}",
             "model.strides: must be an integer >= 1 or a list of integers >= 1 (got [1, 'x'])",
         ),
-        ("{run: {name: 5}}", "run.name: must be text, so put it in quotes (got 5)"),
+        ("{run: {name: 5}}", "run.name: must be a string, so put it in quotes (got 5)"),
         ("{optim: {name: sdg}}", "optim.name: must be one of sgd, adam, adamw, torch:NAME, timm:NAME, or what a plug-in registers; did you mean 'sgd'? (got 'sdg')"),
         *(
             (

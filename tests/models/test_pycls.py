@@ -111,7 +111,7 @@ def test_a_loader_that_pycls_does_not_have_is_asked_for(
     path, _ = checkpoint(config("flowers"))
     source = read_source(path)
     assert source.description is not None
-    with pytest.raises(UserError, match=r"model\.pyth: it does not say .* RGB or BGR .* --rgb or --bgr"):
+    with pytest.raises(UserError, match=r"model\.pyth: it does not state .* RGB or BGR .* --rgb or --bgr"):
         import_network(source, source.description)
 
 
