@@ -46,7 +46,7 @@ class BatchPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.global_batch} images a step = {self.device_batch} x {self.world_size} device(s)"
+            f"{self.global_batch} images per step = {self.device_batch} x {self.world_size} device(s)"
             f" x {self.accumulation} accumulated"
         )
 

@@ -31,8 +31,7 @@ class PluginsNotAllowedError(UserError):
 def load_plugins(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Import users' own python files, so that what they register can be named; again where one has changed.
 
-    Raises:
-        UserError: a file is missing, or fails when imported; the message gives file, line and cause.
+    Raises UserError, with file, line and cause, where a file is missing or fails when it is imported.
     """
     for path in paths:
         _load_plugin(Path(path).expanduser().absolute())

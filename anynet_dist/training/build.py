@@ -125,7 +125,7 @@ def _normalisation(config: Config, data: Dataset) -> tuple[Channels, Channels]:
     missing = [name for name, value in (("data.mean", mean), ("data.std", std)) if value is None]
     if missing:
         logger.info(
-            "%s: those of ImageNet, for nobody measured the images of %s ('anynet data build' does)",
+            "%s: those of ImageNet, because the images of %s were not measured ('anynet data build' does)",
             " and ".join(missing),
             readable(data.path),
         )

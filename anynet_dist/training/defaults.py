@@ -46,7 +46,7 @@ def choose_defaults(
         raise UserError(f"optim.lr is not set, and only {', '.join(REFERENCE_LR)} have a default")
     if lr is None:
         lr = reference_lr(config.optim.name, config.train.global_batch)
-        rule = f"{REFERENCE_LR[config.optim.name]:g} at {REFERENCE_BATCH} images a step"
+        rule = f"{REFERENCE_LR[config.optim.name]:g} at {REFERENCE_BATCH} images per step"
         logger.info("optim.lr %g: not set, so it follows train.global_batch (%s)", lr, rule)
     if config.schedule.name != "onecycle" and round(warmup * steps_per_epoch) > total_steps:
         raise UserError(

@@ -31,7 +31,7 @@ EVERYTHING = (
 
 @pytest.fixture(params=["torch", "ffcv"])
 def options(request: pytest.FixtureRequest, blob_betons: Path) -> tuple[str, ...]:
-    """Accumulation, mixing, dropout, a moving average and images that grow, with either loader."""
+    """Accumulation, mixing, dropout, a moving average and progressive resizing, with either loader."""
     if request.param == "torch":
         return (*EVERYTHING, "--data.loader", "torch", "--data.workers", "1")
     pytest.importorskip("ffcv")

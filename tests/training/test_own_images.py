@@ -82,7 +82,8 @@ def test_paths_and_terminals_without_utf8(
             assert sign not in output.stdout + output.stderr
     console = (run / "console.log").read_text(encoding="utf-8")
     reason = (
-        f"data.mean and data.std: those of ImageNet, for nobody measured the images of {tmp_path}/caf\\xe9"
+        f"data.mean and data.std: those of ImageNet, because the images of {tmp_path}/caf\\xe9 were not"
+        " measured"
     )
     assert console.count(reason) == 1
     saved = load_config(run / "config.yaml").config

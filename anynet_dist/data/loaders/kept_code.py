@@ -65,7 +65,7 @@ class KeptCode(FunctionCache):
             _warn_once(self._cache_path, "cannot be kept, so that each run compiles for seconds", error)
 
     def _forget(self) -> None:
-        """Remove the list of what was kept of this function, so that it can be written afresh."""
+        """Remove the list of what was kept of this function, so that it can be written again."""
         try:
             Path(self._cache_file._index_path).unlink(missing_ok=True)
         except OSError as error:

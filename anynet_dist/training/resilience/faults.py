@@ -101,7 +101,7 @@ def out_of_memory(
         remedies.insert(
             0,
             f"--train.max_device_batch {smaller} accumulates {accumulated} such batches, for the same"
-            f" {plan.global_batch} images a step",
+            f" {plan.global_batch} images per step",
         )
     if precision == "fp32":
         remedies.append("train.precision bf16 halves the activations")

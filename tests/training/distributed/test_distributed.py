@@ -79,7 +79,7 @@ def test_a_checkpoint_of_two_processes_goes_on_and_is_evaluated_in_one(
         assert scores["loss"] == pytest.approx(reported["test/ema_loss"], rel=1e-5)
     options = ("--run.dir", trained_by_two, "--ema.decay", "0.9", "--train.epochs", "4", "--resume", "auto")
     resumed = launch("train", blobs_config, *options, "--train.max_device_batch", "12")
-    assert "24 images a step = 12 x 1 device(s) x 2 accumulated" in resumed.stdout
+    assert "24 images per step = 12 x 1 device(s) x 2 accumulated" in resumed.stdout
     assert "epoch 3, step 9" in resumed.stdout
     steps = [r["step"] for r in read_records(trained_by_two / "metrics.jsonl") if "train/loss" in r]
     assert steps == list(range(1, 13))

@@ -29,11 +29,11 @@ def test_two_processes_then_one_then_two_train_like_two_all_along(
     launch("train", blobs_config, *options, "--run.dir", whole, processes=2)
     at_4 = ("--resume", whole / "checkpoints" / "step_00000004", "--run.dir", alone)
     result = launch("train", blobs_config, *options, *at_4)
-    assert "24 images a step = 12 x 1 device(s) x 2 accumulated" in result.stdout
+    assert "24 images per step = 12 x 1 device(s) x 2 accumulated" in result.stdout
     assert "changed since then: world_size: 2 -> 1" in result.stdout
     at_11 = ("--resume", alone / "checkpoints" / "step_00000011", "--run.dir", again)
     result = launch("train", blobs_config, *options, *at_11, processes=2)
-    assert "24 images a step = 12 x 2 device(s) x 1 accumulated" in result.stdout
+    assert "24 images per step = 12 x 2 device(s) x 1 accumulated" in result.stdout
 
     expected = {r["step"]: r for r in log_without_times(whole) if "train/loss" in r}
     for run, first in ((alone, 5), (again, 12)):

@@ -24,7 +24,7 @@ EXPECTED_CODES = {0, 1, 75, -signal.SIGKILL}
 
 
 def everything(kills: int, loader: str) -> tuple[str, ...]:
-    """Accumulation, mixing, dropout, a moving average, images that grow, and checkpoints amid the epochs."""
+    """Accumulation, mixing, dropout, a moving average, progressive resizing, checkpoints amid the epochs."""
     epochs = 60 + 40 * kills
     return (
         *("--train.epochs", str(epochs), "--train.max_device_batch", "6", "--train.log_every", "2"),
@@ -82,7 +82,7 @@ def ends(ranks: list[subprocess.Popen[str]], how: str) -> list[str]:
 @pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_killed_at_random_moments_ends_as_if_left_in_peace(
+def test_a_run_killed_at_random_moments_ends_as_if_uninterrupted(
     blobs_config: Path,
     tmp_path: Path,
     start: Start,
