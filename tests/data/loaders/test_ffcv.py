@@ -263,6 +263,7 @@ def test_a_process_that_ends_amid_an_epoch_ends_cleanly(digits: Path) -> None:
 PARTIAL_EPOCHS = """
 import sys
 import threading
+import time
 import numpy as np
 import psutil
 import torch

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_two_processes_goes_on_and_is_evaluated_in_one(
 def test_an_error_is_told_once_and_ends_all_processes(blobs_config: Path, launch: Launch) -> None:
     result = launch("train", blobs_config, "--train.global_batch", "25", processes=2, check=False)
     assert result.returncode != 0
-    assert result.stderr.count("anynet: error: train.global_batch: 25 images cannot be shared evenly") == 1
+    assert result.stderr.count("anynet: error: train.global_batch: 25 images cannot be divided evenly") == 1
     assert "File " not in result.stderr.split("anynet: error")[1].splitlines()[0]
 
 
