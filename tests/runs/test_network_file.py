@@ -104,7 +104,7 @@ def test_plug_ins_that_a_file_names_run_only_when_allowed(
     file = plugged_in(theirs, "stem_when_allowed")
     plugged_in(elsewhere, "stem_of_the_working_folder")
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(UserError, match=rf"run: {theirs}/parts/stem\.py; read it, .* --allow-plugins"):
+    with pytest.raises(UserError, match=rf"Python code: {theirs}/parts/stem\.py; .* --allow-plugins"):
         load_model(file)
     assert not list(tmp_path.rglob("*.ran"))
     network = load_model(theirs, allow_plugins=True)
