@@ -11,8 +11,9 @@ can be registered, and how, is in docs/extending.md.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from anynet_dist.system.install import own_version
 
 if TYPE_CHECKING:
     from anynet_dist.config import Config, load_config
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from anynet_dist.training.tasks import register_task
     from anynet_dist.training.trainer import Trainer
 
-__version__ = version("anynet-dist")
+__version__ = own_version()
 
 _HOMES = {
     "AnyNet": "models.anynet",

@@ -17,7 +17,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ from anynet_dist import commands
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
+from anynet_dist.system.install import own_version
 from anynet_dist.system.limits import names_open_files, raise_open_files, refusal, too_many_open_files
 from anynet_dist.system.redaction import redact
 from anynet_dist.system.threads import limit_spinning
@@ -155,7 +155,7 @@ def _dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
     elif argv[0] == "--version":
-        sys.stdout.write(f"anynet {version('anynet-dist')}\n")
+        sys.stdout.write(f"anynet {own_version()}\n")
     elif argv[0] not in _command_names():
         raise unknown_name("command", argv[0], _command_names())
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from anynet_dist.system.install import own_version
 from anynet_dist.system.redaction import redact_values
 
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "ffcv", "numba", "deepspeed", "wandb")
@@ -18,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "ffcv", "numba", "dee
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that affect a run's result, those that are installed."""
-    found = {"anynet_dist": version("anynet-dist"), "python": platform.python_version()}
+    found = {"anynet_dist": own_version(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

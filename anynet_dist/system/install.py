@@ -1,4 +1,4 @@
-"""Command lines that work as printed, in the shell that the user is in."""
+"""How this package is installed: its version, and command lines that work as printed in the user's shell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 NAME = "anynet-dist"
@@ -24,6 +24,14 @@ def program(name: str) -> str:
         return name
     short = os.path.relpath(own)
     return shlex.quote(str(own) if short.startswith("..") else short)
+
+
+def own_version() -> str:
+    """This package's version, or "not installed" where its files are only on the path."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def install_command(extra: str) -> str:

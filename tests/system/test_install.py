@@ -70,3 +70,24 @@ def test_no_message_names_the_package_on_an_index() -> None:
     on_index = re.compile(r"pip install ['\"]?anynet-dist(\[\w+\])?['\"]?(?=\s)(?! @)")
     named = [file.name for file in files if on_index.search(file.read_text(encoding="utf-8") + "\n")]
     assert named == []
+
+
+def test_the_package_runs_from_a_checkout_that_is_not_installed(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "anynet_dist").symlink_to(root / "anynet_dist")
+    # -S leaves out site-packages and with them the package's own metadata; the libraries come by the path.
+    libraries = [entry for entry in sys.path if entry.endswith("site-packages")]
+    hidden = tmp_path / "libraries"
+    hidden.mkdir()
+    for folder in libraries:
+        for entry in Path(folder).iterdir():
+            if not entry.name.startswith(("anynet_dist", "__editable__")):
+                (hidden / entry.name).symlink_to(entry)
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "anynet_dist", "--version"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{hidden}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "anynet not installed\n", done.stderr
