@@ -109,5 +109,9 @@ def _print_findings(findings: list[Finding], say: Say) -> int:
     for finding in findings:
         say(str(finding))
     problems, warnings = (sum(f.level == level for f in findings) for level in ("problem", "warning"))
-    say(f"{problems} problems, {warnings} warnings")
+    say(f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}")
     return problems
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

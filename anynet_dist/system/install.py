@@ -58,7 +58,10 @@ def _has_pip() -> bool:
 
 def _source(extra: str) -> str:
     """The requirement for the installer: a checkout, git or a file, as pip noted it (PEP 610)."""
-    text = distribution(NAME).read_text("direct_url.json")
+    try:
+        text = distribution(NAME).read_text("direct_url.json")
+    except PackageNotFoundError:  # files on the path: those of a checkout
+        return f"-e {shlex.quote(f'{Path(__file__).resolve().parents[2]}[{extra}]')}"
     if text is None:  # from an index, which then has the extra too
         return f"'{NAME}[{extra}]'"
     origin = json.loads(text)

@@ -82,12 +82,19 @@ def test_the_package_runs_from_a_checkout_that_is_not_installed(root: Path, tmp_
         for entry in Path(folder).iterdir():
             if not entry.name.startswith(("anynet_dist", "__editable__")):
                 (hidden / entry.name).symlink_to(entry)
-    done = subprocess.run(
-        [sys.executable, "-S", "-m", "anynet_dist", "--version"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{hidden}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "anynet not installed\n", done.stderr
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-S", *arguments],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{hidden}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    assert run("-m", "anynet_dist", "--version") == "anynet not installed\n"
+    command = "from anynet_dist.system.install import install_command; print(install_command('wandb'))"
+    assert run("-c", command).rstrip().endswith(f"-e '{root}[wandb]'")

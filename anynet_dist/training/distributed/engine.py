@@ -29,12 +29,20 @@ def choose_engine(config: Config) -> Engine:
         raise UserError("the launcher asks for FSDP 1: set fsdp_version: 2, as launch/fsdp2.yaml does")
     if fsdp_becomes_ddp(config):
         if distributed.is_main():
-            logger.warning("FSDP2 needs a GPU for each process: without, accelerate trains with DDP")
+            logger.warning("%s", _without_fsdp())
         forget_engine()
         return Engine(config)
     from anynet_dist.training.distributed.fsdp import FullyShardedEngine
 
     return FullyShardedEngine(config)
+
+
+def _without_fsdp() -> str:
+    if distributed.world_size() == 1:
+        return (
+            "the launcher asks for FSDP2, but with one process there is nothing to share: training without it"
+        )
+    return "FSDP2 needs a GPU for each process: without, accelerate trains with DDP"
 
 
 def _asks_for(variable: str) -> bool:
