@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
 ]
 
+SHORT = ("--train.epochs", "2", "--schedule.warmup_epochs", "0")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,7 +45,7 @@ def test_the_demo_reaches_its_accuracy_in_every_precision(
 def test_steps_that_the_fp16_scaler_skips_do_not_move_the_learning_rate(
     root: Path, digits: Path, tmp_path: Path
 ) -> None:
-    trainer = demo(root, digits, tmp_path / "run", "--train.precision", "fp16", "--train.epochs", "2")
+    trainer = demo(root, digits, tmp_path / "run", "--train.precision", "fp16", *SHORT)
     assert trainer.accelerator.scaler is not None
     trainer.accelerator.scaler.load_state_dict(
         {**trainer.accelerator.scaler.state_dict(), "scale": 2.0**60}  # overflows in the first steps
@@ -55,6 +57,7 @@ def test_steps_that_the_fp16_scaler_skips_do_not_move_the_learning_rate(
     assert records[-1]["lr"] == pytest.approx(trainer.plan.learning_rate(updates))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("loader", ["ffcv", "torch"])
 def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loader: str) -> None:
     if loader == "ffcv":
@@ -77,7 +80,7 @@ def test_no_step_waits_for_the_gpu(root: Path, digits: Path, tmp_path: Path, loa
 
 
 def test_records_hold_memory_and_utilisation(root: Path, digits: Path, tmp_path: Path) -> None:
-    demo(root, digits, tmp_path / "run", "--train.precision", "bf16", "--train.epochs", "1").fit()
+    demo(root, digits, tmp_path / "run", "--train.precision", "bf16", *SHORT).fit()
     (*_, last) = [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if "train/loss" in r]
     assert 0 < last["peak_memory_gib"] < 80
     if device_peak(torch.device("cuda"), "bf16"):

@@ -17,7 +17,7 @@ from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import PATIENCE
 
-TIMES = {"time", "images_per_second", "data_wait", "eta_seconds", "peak_memory_gib"}
+TIMES = {"time", "images_per_second", "data_wait", "eta_seconds", "peak_memory_gib", "mfu"}
 
 
 def signal_in_step(trained: Trainer, step: int, number: int = signal.SIGTERM) -> None:
