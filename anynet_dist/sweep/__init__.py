@@ -1,0 +1,1 @@
+"""Exploring the design space: spaces, populations of networks drawn from them, statistics and a report."""
