@@ -175,11 +175,11 @@ def test_deepspeed_gives_the_weights_that_ddp_gives(
     ddp: Path, blobs_config: Path, folder: Path, stage: int
 ) -> None:
     command, run = of_file(f"deepspeed_zero{stage}.yaml")[0], folder / f"zero{stage}"
-    if stage > 1:
+    if stage == 3:
         train(command, blobs_config, run, "--train.max_steps", "2")
     shown = train(command, blobs_config, run, "--resume", "auto")
     assert f"engine DeepSpeed ZeRO-{stage}: as the launcher asks" in shown
-    assert ("epoch 0, step 2" in shown) == (stage > 1)
+    assert ("epoch 0, step 2" in shown) == (stage == 3)
     assert "[WARNING]" not in shown.split("anynet 0.")[1], "DeepSpeed's own log stays out of ours"
     assert_same_weights(ddp, run)
     assert len(list((run / "checkpoints" / "last" / "pytorch_model").glob("zero_pp_rank_*optim*"))) == 2
@@ -191,7 +191,7 @@ def test_deepspeed_leaves_out_the_steps_that_ddp_does(
     blobs_config: Path, folder: Path, bad_stem: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BAD_STEPS", "2")
-    for name in ("two_processes", "deepspeed_zero1", "deepspeed_zero3"):
+    for name in ("two_processes", "deepspeed_zero3"):
         run = folder / f"{name}_bad"
         train(of_file(f"{name}.yaml")[0], blobs_config, run, *bad_stem)
         records = [r for r in read_records(run / "metrics.jsonl") if "train/loss" in r]

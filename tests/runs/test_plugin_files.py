@@ -51,10 +51,10 @@ def test_a_network_loads_when_its_plugin_and_its_run_have_moved(
     shutil.rmtree(plugin.parent)
     moved = tmp_path / "elsewhere"
     (tmp_path / "run").rename(moved)
+    refused = launch("eval", moved, check=False)
+    assert refused.returncode == 2
+    assert f"asks to run Python code: {moved}/plugins/blocks.py; read it" in refused.stderr
     for path in (moved, moved / "checkpoints" / "last"):
-        refused = launch("eval", path, check=False)
-        assert refused.returncode == 2
-        assert f"asks to run Python code: {moved}/plugins/blocks.py; read it" in refused.stderr
         assert "top1" in launch("eval", path, "--allow-plugins", "--json").stdout
 
 
