@@ -12,7 +12,8 @@ from anynet_dist.models.vocabulary import network_spec
 from anynet_dist.training.build import check_network, model_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SPACES = ROOT / "configs" / "sweep"  # tests/sweep/test_space.py
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent != SPACES)
 RECIPES = [path for path in CONFIGS if path.name != "base.yaml"]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from anynet_dist.config.options import Option, options, sections
 
@@ -70,5 +70,7 @@ def _metavar(option: Option) -> str:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "{" + ",".join(get_args(kind)) + "}"
+    if get_origin(kind) in (Union, UnionType):
+        return next(_type_name(member) for member in get_args(kind) if member is not NoneType)
     bare = get_args(kind)[0] if get_args(kind) else kind
     return {bool: "[true|false]", int: "INT", float: "NUMBER", str: "TEXT"}[bare]

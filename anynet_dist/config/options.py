@@ -183,6 +183,8 @@ def _bare(kind: Any) -> Any:
 
 def _described(kind: Any, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join("null" if member is NoneType else _described(member, many) for member in arguments)
     if origin is Annotated:
         return arguments[1].description or _described(arguments[0], many) + _bounds(arguments[1])
     if origin is dict:

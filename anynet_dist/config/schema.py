@@ -118,9 +118,9 @@ class ModelConfig:
     """Depth: blocks in each stage."""
     num_channels: list[Count] | None = None
     """Widths: the stem's, then each stage's."""
-    bottleneck_ratio: Positive | list[Positive] | None = None
+    bottleneck_ratio: Positive | list[Positive | None] | None = None
     """Width of a stage over the width inside its blocks; below 1 inverts the bottleneck. Default: 1."""
-    group_width: Count | list[Count] | None = None
+    group_width: Count | list[Count | None] | None = None
     """Channels in one group of the 3x3 convolution. Default: one group."""
     strides: Count | list[Count] | None = None
     """Stride of each stage's first block. Default: 2."""

@@ -98,6 +98,21 @@ def read_config(path: Path, problems: list[Problem]) -> Settings:
     return _read(path, problems, (), {})
 
 
+def read_settings(path: Path, problems: list[Problem]) -> Settings:
+    """The settings of one file by dotted key, whatever the keys are; what can be read past joins `problems`.
+
+    Raises ConfigError where the file cannot be read at all.
+    """
+    instead = None if path.exists() and is_handed_over(path) else not_a_file(path)
+    if instead or not path.exists():
+        raise ConfigError([Problem(str(path), instead or "there is no such file")])
+    settings: Settings = {}
+    root = _compose(path)
+    if root is not None:
+        _Reader(str(path), settings, problems).read(root)
+    return settings
+
+
 def merge(below: Settings, above: Settings) -> Settings:
     """The settings `above` over those `below` them: entries of a mapping join those below, but an empty one
     takes their place."""
