@@ -18,7 +18,7 @@ from anynet_dist.config.schema import (
     Config,
     TrackingConfig,
 )
-from anynet_dist.config.wandb_names import name_problem, project_problem, tag_problems
+from anynet_dist.config.wandb_names import LONGEST_NAME, name_problem, project_problem, tag_problems
 from anynet_dist.system.errors import nearest_name
 from anynet_dist.system.registry import registered
 
@@ -132,6 +132,10 @@ def _tracking_conflicts(tracking: TrackingConfig) -> Iterator[Conflict]:
         yield Conflict(("tracking.wandb_project",), problem)
     if entity is not None and (problem := name_problem(entity)):
         yield Conflict(("tracking.wandb_entity",), problem)
+    for key in ("wandb_group", "wandb_job_type"):
+        name = getattr(tracking, key)
+        if name is not None and not 1 <= len(name.strip()) <= LONGEST_NAME:
+            yield Conflict((f"tracking.{key}",), f"must have 1 to {LONGEST_NAME} characters")
     yield from (Conflict(("tracking.tags",), problem) for problem in tag_problems(tracking.tags))
 
 
@@ -250,7 +254,14 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
             "only data.augment.random_resized_crop uses it",
         ),
         (
-            ("tracking.wandb_project", "tracking.wandb_entity", "tracking.tags", "tracking.timeout"),
+            (
+                "tracking.wandb_project",
+                "tracking.wandb_entity",
+                "tracking.wandb_group",
+                "tracking.wandb_job_type",
+                "tracking.tags",
+                "tracking.timeout",
+            ),
             config.tracking.wandb == "off",
             "tracking.wandb is off",
         ),

@@ -357,6 +357,10 @@ class TrackingConfig:
     """Project in Weights & Biases, or entity/project. Default: WANDB_PROJECT, or anynet."""
     wandb_entity: str | None = None
     """Team or user in Weights & Biases. Default: WANDB_ENTITY, or the one logged in."""
+    wandb_group: str | None = None
+    """Group of runs in Weights & Biases, such as the members of a sweep. Default: WANDB_RUN_GROUP."""
+    wandb_job_type: str | None = None
+    """Kind of run in Weights & Biases. Default: WANDB_JOB_TYPE."""
     tags: list[str] = field(default_factory=list)
     """Tags in Weights & Biases."""
     timeout: Positive = 60.0

@@ -221,6 +221,8 @@ def _wandb_tracker(config: Config, folder: RunFolder, settings: WandbSettings) -
         redact(settings.project),
         name=redact(settings.name) if settings.name else None,
         entity=settings.entity,
+        group=config.tracking.wandb_group,  # None: wandb looks at its own variables
+        job_type=config.tracking.wandb_job_type,
         tags=redact_values(list(settings.tags)),
         mode=settings.mode,
         dir=str(folder.path),

@@ -93,7 +93,7 @@ def write_population(folder: Path, population: Population) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_lines(folder / MEMBERS, (asdict(member) for member in population.members))
     if population.results:
-        _write_lines(folder / RESULTS, (asdict(result) for result in population.results.values()))
+        write_results(folder, population)
     about = {
         "format": FORMAT,
         "name": population.name,
@@ -102,6 +102,11 @@ def write_population(folder: Path, population: Population) -> None:
         "origin": population.origin,
     }
     write_json(folder / POPULATION, about)
+
+
+def write_results(folder: Path, population: Population) -> None:
+    """Write results.jsonl, so that the folder can be read without the members' run folders."""
+    _write_lines(folder / RESULTS, (asdict(result) for result in population.results.values()))
 
 
 def read_population(folder: Path) -> Population:

@@ -1,0 +1,204 @@
+"""Explore a design space: describe it, draw a population, train it, compare populations.
+
+`anynet sweep describe SPACE` shows what a space holds; SPACE is a file, or a shipped one such as anynetx_a.
+`anynet sweep sample SPACE --n 500 --out DIR` draws networks, each a run config of its own.
+`anynet sweep run DIR` trains them here; `anynet sweep submit DIR` as one SLURM array.
+`anynet sweep status DIR` says how far they are, `anynet sweep best DIR` which was the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anynet_dist.system.errors import UserError
+
+if TYPE_CHECKING:
+    from anynet_dist.sweep.space import Bound, Space
+
+MEASURES = ("flops", "params", "acts")
+TRIAL_DRAWS = 5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    describe = actions.add_parser("describe", help="what a space holds: size, acceptance, three networks")
+    _add_space(describe)
+    describe.add_argument("--seed", type=int, default=0, help="of the networks shown (default: %(default)s)")
+    _configure_sample(actions.add_parser("sample", help="draw a population of networks"))
+    _configure_run(actions.add_parser("run", help="train the members of a population on this machine"))
+    _configure_worker(actions.add_parser("worker", help="train members in this process (run starts these)"))
+    status = actions.add_parser("status", help="how far the members are, and the best so far")
+    _add_folder(status)
+    status.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def _add_space(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("space", metavar="SPACE", help="a space file (YAML), or a shipped one: anynetx_a")
+    for measure in MEASURES:
+        parser.add_argument(
+            f"--{measure}", metavar="LEAST:MOST", help=f"only networks of so many {measure}: 360e6:400e6"
+        )
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the population's folder")
+
+
+def _configure_sample(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s SPACE --n N --out DIR [--config CONFIG [--SECTION.OPTION VALUE ...]]"
+    _add_space(parser)
+    parser.add_argument("--n", type=int, required=True, metavar="N", help="how many networks")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed draws the same networks (default: 0)"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help="the run config that each network is trained with, but for its network; options after it change"
+        " it (default: what the space file names)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw (default: %(default)s)")
+    parser.set_defaults(overrides=[])
+
+
+def _configure_run(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument(
+        "--parallel", type=int, metavar="K", help="members at a time (default: one per GPU, or one)"
+    )
+    _add_attempts(parser)
+    parser.add_argument("--retry-failed", action="store_true", help="try members again that were given up")
+
+
+def _configure_worker(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    _add_attempts(parser)
+    parser.add_argument("--member", metavar="ID", help="train this member only")
+
+
+def _add_attempts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--attempts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="give a member up after it has failed so often without getting further (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do the chosen action."""
+    from anynet_dist.system.logging import setup_logging
+    from anynet_dist.system.output import tolerate_lost_output
+
+    tolerate_lost_output()
+    setup_logging()
+    actions = {
+        "describe": _describe,
+        "sample": _sample,
+        "run": _run,
+        "worker": _worker,
+        "status": _status,
+    }
+    actions[args.action](args)
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.members import member_of
+    from anynet_dist.sweep.sampling import draw_chunk, sample, window_text
+    from anynet_dist.sweep.sketch import sketch
+
+    space = _space(args)
+    chunks = [draw_chunk(space, args.seed, number) for number in range(TRIAL_DRAWS)]
+    draws, kept = sum(chunk.draws for chunk in chunks), sum(len(chunk.samples) for chunk in chunks)
+    size = "not finite" if space.size is None else f"{space.size:,}"
+    print(f"{space.name}: {space.stages} stages, {space.degrees_of_freedom} degrees of freedom")
+    print(f"networks before the window: {size}")
+    print(f"window, at {space.resolution} pixels: {window_text(space)}")
+    print(f"within it: {kept / draws:.2%} of {draws:,} draws")
+    for chunk in chunks[:1]:
+        for reason, number in chunk.refusals.most_common(6):
+            print(f"  {number / chunk.draws:7.2%}  {reason}")
+    print("three of its networks:")
+    for found in sample(space, 3, args.seed).samples:
+        print(f"  {sketch(member_of(space, 'shown', found))}")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.members import base_options, write_sampled
+    from anynet_dist.sweep.population import POPULATION
+    from anynet_dist.sweep.sampling import sample
+    from anynet_dist.sweep.space_file import config_of
+
+    if args.n < 1:
+        raise UserError(f"--n must be at least 1, not {args.n}")
+    if (args.out / POPULATION).exists():
+        raise UserError(f"{args.out} already holds a population: name another folder")
+    space, file = _space(args), _space_file(args.space)
+    base = base_options(Path(args.config) if args.config else config_of(file), args.overrides)
+    drawn = sample(space, args.n, args.seed, args.workers)
+    write_sampled(args.out, file, space, drawn, args.seed, base)
+    print(f"{args.n} networks of {space.name} in {args.out}, from {drawn.draws:,} draws")
+    if not base:
+        print("no --config was given: each network's config holds the network alone")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.runner import run_members
+
+    run_members(args.folder, args.parallel, args.attempts, args.retry_failed)
+
+
+def _worker(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.worker import work
+
+    work(args.folder, args.attempts, args.member)
+
+
+def _status(args: argparse.Namespace) -> None:
+    import json
+
+    from anynet_dist.sweep.progress import overview
+
+    seen = overview(args.folder)
+    print(json.dumps(seen.as_dict(), indent=2) if args.json else seen.text())
+
+
+def _space(args: argparse.Namespace) -> Space:
+    from anynet_dist.sweep.space import with_window
+    from anynet_dist.sweep.space_file import read_space
+
+    given = {measure: getattr(args, measure) for measure in MEASURES}
+    bounds = {measure: _bound(measure, text) for measure, text in given.items() if text is not None}
+    return with_window(read_space(_space_file(args.space)), bounds)
+
+
+def _space_file(name: str) -> Path:
+    """The file, or the shipped space of that name."""
+    from anynet_dist.system.errors import unknown_name
+    from anynet_dist.system.shipped import shipped
+
+    path = Path(name)
+    if path.exists() or path.suffix or "/" in name:
+        return path
+    known = {file.stem: file for file in sorted(shipped("configs/sweep").glob("*.yaml"))}
+    if name not in known:
+        raise unknown_name("space", name, known)
+    return known[name]
+
+
+def _bound(measure: str, text: str) -> Bound:
+    from anynet_dist.sweep.space import Bound
+
+    least, colon, most = text.partition(":")
+    try:
+        bound = Bound(least=float(least or 0), most=float(most or "inf"))
+    except ValueError:
+        colon = ""
+    if not colon or bound.least > bound.most:
+        raise UserError(f"--{measure} must be LEAST:MOST, such as 360e6:400e6 or :5e6 (got '{text}')")
+    return bound

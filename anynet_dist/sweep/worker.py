@@ -1,0 +1,102 @@
+"""A process that trains members one after the other, so that only the first of them waits for its start."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from anynet_dist.sweep.members import load_member
+from anynet_dist.sweep.population import read_population
+from anynet_dist.sweep.progress import (
+    Attempts,
+    claim_file,
+    is_finished,
+    read_attempts,
+    step_of,
+    write_attempts,
+)
+from anynet_dist.system.errors import StoppedEarly, UserError
+from anynet_dist.system.lock import Lock, is_held
+
+logger = logging.getLogger(__name__)
+
+
+def work(folder: Path, attempts: int, only: str | None = None) -> None:
+    """Train the members that nobody else trains, until there are none, or whoever started this is gone.
+
+    A member that fails is noted and the next one is taken. Raises StoppedEarly when it was asked to stop: the
+    member's run is saved and goes on when it is trained again.
+    """
+    members = [member.id for member in read_population(folder).members]
+    if only is not None:
+        if only not in members:
+            raise UserError(f"{folder} has no member {only} (there are {members[0]} to {members[-1]})")
+        members = [only]
+    parent = os.getppid()
+    for member in members:
+        if os.getppid() != parent:
+            logger.warning("what started this worker is gone: it ends")
+            return
+        _take(folder, member, attempts)
+
+
+def _take(folder: Path, member: str, attempts: int) -> None:
+    """Train a member unless it is finished, given up, or somebody else's."""
+    claim = claim_file(folder, member)
+    if is_finished(folder, member) or is_held(claim) or read_attempts(folder, member).given_up:
+        return
+    try:
+        lock = Lock(claim, f"member {member} is being trained")
+    except UserError:  # another process was quicker
+        return
+    with lock:
+        if not is_finished(folder, member) and not read_attempts(folder, member).given_up:
+            _train_noted(folder, member, attempts)
+
+
+def _train_noted(folder: Path, member: str, attempts: int) -> None:
+    before, step = read_attempts(folder, member), step_of(folder, member)
+    if step > before.step:
+        before = Attempts(step=step)  # it got further since
+    tried = replace(before, count=before.count + 1)
+    if before.count >= attempts:  # its process was killed so often
+        write_attempts(folder, member, replace(before, given_up=True))
+        logger.warning("member %s: given up after %d attempts", member, before.count)
+        return
+    write_attempts(folder, member, replace(tried, reason="its process ended without a word"))
+    try:
+        _train(folder, member)
+    except (StoppedEarly, KeyboardInterrupt):
+        write_attempts(folder, member, before)
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        given_up = tried.count >= attempts
+        write_attempts(folder, member, replace(tried, reason=reason, given_up=given_up))
+        logger.warning("member %s: %s: %s", member, "given up" if given_up else "will be tried again", reason)
+    else:
+        write_attempts(folder, member, Attempts())
+
+
+def _train(folder: Path, member: str) -> None:
+    from anynet_dist.training.trainer import Trainer
+
+    try:
+        Trainer(load_member(folder, member)).fit()
+    finally:
+        _forget_run()
+
+
+def _forget_run() -> None:
+    """Leave nothing of a run for the next one in this process: accelerate's settings, memory."""
+    import torch
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
