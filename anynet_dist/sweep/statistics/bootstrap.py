@@ -25,8 +25,8 @@ class BestRange:
 
 
 def best_range(values: ArrayLike, errors: ArrayLike, share: float = 0.25, level: float = 0.95) -> BestRange:
-    """The empirical bootstrap of RegNet, section 3: of a `share` of the networks, drawn with replacement, take
-    the value of the one with the lowest error; over all draws, the percentiles of that value.
+    """The empirical bootstrap of RegNet, section 3: of a `share` of the networks, drawn with replacement,
+    take the value of the one with the lowest error; over all draws, the percentiles of that value.
 
     The paper makes 10,000 draws. Here the percentiles are exact, as of infinitely many draws: with the n
     networks in order of error, the best of k draws is beyond the first r with probability (1 - r / n)^k.

@@ -57,7 +57,7 @@ def compare(a: ArrayLike, b: ArrayLike, names: tuple[str, str] = ("A", "B"), see
     ks, p = float(test.statistic), float(test.pvalue)
     difference = float(np.median(first) - np.median(second))
     interval = (float(low), float(high))
-    shown = _shown(ks, p, difference, interval, names) if p < ALPHA else _not_shown(ks, p, n, m)
+    verdict = _shown(ks, p, difference, interval, names) if p < ALPHA else _not_shown(ks, p, n, m)
     return Comparison(
         n=n,
         m=m,
@@ -67,7 +67,7 @@ def compare(a: ArrayLike, b: ArrayLike, names: tuple[str, str] = ("A", "B"), see
         detectable80=ks_detectable(n, m),
         median_difference=difference,
         interval=interval,
-        verdict=shown,
+        verdict=verdict,
     )
 
 
@@ -99,8 +99,8 @@ def _not_shown(ks: float, p: float, n: int, m: int) -> str:
     if power < 0.8:
         return (
             f"{verdict}, which is not to show that there is none: with {networks} a true distance of"
-            f" {EXAMPLE} is found in only {power * 100:.0f} % of cases, and only one of {detectable:.2f} or more in"
-            " 80 %."
+            f" {EXAMPLE} is found in only {power * 100:.0f} % of cases, and it takes one of"
+            f" {detectable:.2f} to be found in 80 %."
         )
     return (
         f"{verdict}. With {networks} a true distance of {detectable:.2f} or more is found in at least 80 % of"

@@ -42,7 +42,7 @@ def complexity_weights(complexities: Sequence[ArrayLike], bins: int = 10) -> Com
     edges = _edges(populations, bins)
     places = [_places(values, edges) for values in populations]
     counts = np.array([np.bincount(place[place >= 0], minlength=len(edges) - 1) for place in places])
-    shared = (counts > 0).all(axis=0)
+    shared = counts.min(axis=0) > 0
     if not shared.any():
         raise UserError(f"the populations share none of the {bins} bins of complexity: take fewer bins")
     weights = tuple(_weights(*each, shared) for each in zip(places, counts, strict=True))

@@ -17,8 +17,8 @@ class SeedNoise:
     median_sd: float
     """The median of their standard deviations (of a sample: divided by trainings - 1)."""
     share: float | None
-    """The part of the variance of the networks' mean errors that the seeds explain: the mean of each network's
-    variance divided by its trainings, over that variance. None with one network, or without variance."""
+    """The part of the variance of the networks' mean errors that the seeds explain: each network's variance
+    divided by its trainings, on average, over that variance. None with one network, or without variance."""
 
 
 def seed_noise(trainings: Iterable[Sequence[float]]) -> SeedNoise | None:
