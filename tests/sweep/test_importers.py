@@ -16,16 +16,22 @@ from anynet_dist.sweep.population import Population, Stage, read_population, wri
 from anynet_dist.sweep.statistics import trained_errors
 from anynet_dist.system.errors import UserError
 
-MACRO = {
+MACRO: dict[str, Any] = {
     "02000100": {"test_acc": [89.5, 89.0], "mean_acc": 89.25, "params": 890666, "flops": 47327744},
     "00000000": {"test_acc": [60.0], "mean_acc": 60, "params": 1000, "flops": 2000},
 }
-CELLS = {
+CELLS: dict[str, Any] = {
     "421230": {"val_acc": [82.0, 81.5], "model_size": [0.129306, 0.129306], "train_time": [1.0, 1.0]},
     "333333": {"val_acc": [90.0], "model_size": [1.531546], "train_time": [2.0]},
 }
-NET = {"block_type": "resnext_block", "ds": [1, 4], "ws": [16, 64], "bot_muls": [1.0, 0.25], "num_gs": [1, 4]}
-JOB = {
+NET: dict[str, Any] = {
+    "block_type": "resnext_block",
+    "ds": [1, 4],
+    "ws": [16, 64],
+    "bot_muls": [1.0, 0.25],
+    "num_gs": [1, 4],
+}
+JOB: dict[str, Any] = {
     "params": 5e5,
     "flops": 7e7,
     "net": NET,
@@ -35,27 +41,27 @@ JOB = {
     "min_test_top1": 7.5,
     "test_ep_top1": [50.0, 7.5, 8.0],
 }
-CELL_JOB = {**JOB, "net": {"genotype": {"normal": [["skip", 0]]}, "depth": 20, "width": 36}}
-ANYNET = {
+CELL_JOB: dict[str, Any] = {**JOB, "net": {"genotype": {"normal": [["skip", 0]]}, "depth": 20, "width": 36}}
+ANYNET: dict[str, Any] = {
     "MODEL": {"TYPE": "anynet"},
     "ANYNET": {"BLOCK_TYPE": "vanilla_block", "DEPTHS": [1, 2], "WIDTHS": [8, 16], "BOT_MULS": []},
     "OPTIM": {"BASE_LR": 0.2, "MAX_EPOCH": 2},
 }
-REGNET = {
+REGNET: dict[str, Any] = {
     "MODEL": {"TYPE": "regnet"},
     "REGNET": {"DEPTH": 13, "W0": 24, "WA": 36.44, "WM": 2.49, "GROUP_W": 8, "BOT_MUL": 1.0},
 }
-EFFNET = {
+EFFNET: dict[str, Any] = {
     "MODEL": {"TYPE": "effnet"},
     "EN": {"DEPTHS": [1, 2], "WIDTHS": [16, 24], "EXP_RATIOS": [1, 6]},
 }
-TESTS = {
+TESTS: dict[str, Any] = {
     "epoch_ind": [1, 2],
     "epoch_max": [2, 2],
     "top1_err": [60.0, 41.0],
     "min_top1_err": [60.0, 41.0],
 }
-RUN = {
+RUN: dict[str, Any] = {
     "cfg": ANYNET,
     "complexity": {"flops": 1e6, "params": 2e3, "acts": 3e4},
     "test_epoch": TESTS,
@@ -119,7 +125,7 @@ def test_nas_bench_macro(tmp_path: Path) -> None:
     }
     assert first.complexity == {"flops": 47327744, "params": 890666}
     assert first.stages == (Stage(block="mb6", depth=1), Stage(block="mb3", depth=1))
-    assert population.results["02000100"].errors == (10.5, 11)
+    assert population.results["02000100"].errors == (10.5, 11.0)
     assert (empty.parameters["depth"], empty.stages) == (0, ())
 
 
@@ -207,7 +213,7 @@ def test_nds(tmp_path: Path) -> None:
     )
     assert first.complexity == {"flops": 7e7, "params": 5e5}
     assert population.results["0000"].errors == (7.5, 8.5), "jobs that differ in the seed are repeats"
-    assert population.results["0000"].curve == ((1, 50), (2, 7.5), (3, 8))
+    assert population.results["0000"].curve == ((1.0, 50.0), (2.0, 7.5), (3.0, 8.0))
     assert cell.parameters["width"] == 36
     assert json.loads(str(cell.parameters["genotype"])) == {"normal": [["skip", 0]]}
     assert cell.stages == ()
@@ -245,9 +251,9 @@ def test_pycls(tmp_path: Path) -> None:
         Stage(block="vanilla_block", depth=2, width=16),
     )
     assert anynet.complexity == {"flops": 1e6, "params": 2e3, "acts": 3e4}
-    assert population.results["0000"].errors == (41,)
-    assert population.results["0000"].curve == ((1, 60), (2, 41))
-    assert population.results["0001"].errors == (39,), "the moving average counts"
+    assert population.results["0000"].errors == (41.0,)
+    assert population.results["0000"].curve == ((1.0, 60.0), (2.0, 41.0))
+    assert population.results["0001"].errors == (39.0,), "the moving average counts"
     assert regnet.parameters["wm"] == 2.49
     assert [(stage.depth, stage.width) for stage in regnet.stages] == [(1, 24), (1, 56), (4, 152), (7, 368)]
     assert {stage.group_width for stage in regnet.stages} == {8}
@@ -389,7 +395,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path, format: str) -> Non
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path, format: str) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UserError, match="is not (JSON|UTF-8 text)"):
+    with pytest.raises(UserError, match=r"is not (JSON|UTF-8 text)"):
         import_population(format, file)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         import_population(format, tmp_path)

@@ -1,8 +1,8 @@
 """NDS, the networks of "On Network Design Spaces for Visual Recognition" (Radosavovic et al., 2019).
 
 A list of jobs, or an object of such lists (top and mid). A job has params, flops, net, optim, rng_seed,
-min_test_top1 (error in percent) and test_ep_top1 (one number per epoch). net has block_type, ds, ws and, where
-the block has them, bot_muls and num_gs, one entry per stage; or genotype, depth and width of a network of cells.
+min_test_top1 (error in percent) and test_ep_top1 (one number per epoch). net has block_type, ds, ws and, if the
+block has them, bot_muls and num_gs, one entry per stage; a network of cells has genotype, depth and width.
 """
 
 from __future__ import annotations

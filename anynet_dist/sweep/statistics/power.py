@@ -13,7 +13,7 @@ from anynet_dist.system.errors import UserError
 
 ALPHA = 0.05
 CASES = 4000
-"""Simulated comparisons; a share of them is off by 0.8 of a percent point (standard error) at most."""
+"""Simulated comparisons: the standard error of a share of them is at most 0.8 of a percentage point."""
 LARGEST = 100
 """Networks a side that are simulated; more count by the square root of their number."""
 
