@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from anynet_dist.sweep.importers.records import ERROR_RANGE, Imported, Record, read_file
+from anynet_dist.sweep.importers.records import ERROR_RANGE, Imported, Record, read_file, shown
 from anynet_dist.sweep.population import Member, Result
 from anynet_dist.system.errors import UserError, unknown_name
 
@@ -48,9 +48,9 @@ def read(file: Path) -> Imported:
     members, results = [], []
     for key in networks.values:
         if not isinstance(key, str) or not re.fullmatch("[0-4]{6}", key):
-            raise UserError(f"{file}: {key!r} is no network: six digits from 0 to 4 are")
+            raise UserError(f"{file}: {shown(key)} is no network: six digits from 0 to 4 are")
         record = Record.of(f"{file}: network {key}", networks.get(key))
-        size = record.numbers("model_size", low=0)[0]
+        size = record.numbers("model_size", 0, 1e6)[0]
         parameters: dict[str, float | str] = {f"op{i}": OPERATIONS[int(digit)] for i, digit in enumerate(key)}
         members.append(Member(id=key, parameters=parameters, complexity={"params": round(size * 1e6)}))
         accuracies = record.numbers("val_acc", *ERROR_RANGE)
@@ -72,4 +72,5 @@ def _unpickled(file: Path) -> Any:
     except UserError as error:
         raise UserError(f"{file} is refused: {error}") from None
     except Exception as error:  # a damaged pickle raises what it likes
-        raise UserError(f"{file} is no whole pickle: {error or type(error).__name__}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file} is no whole pickle: {reason}") from None

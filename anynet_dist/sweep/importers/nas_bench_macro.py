@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from anynet_dist.sweep.importers.records import ERROR_RANGE, Imported, Record, read_json
+from anynet_dist.sweep.importers.records import ERROR_RANGE, Imported, Record, read_json, shown
 from anynet_dist.sweep.population import Member, Result, Stage
 from anynet_dist.system.errors import UserError
 
@@ -22,7 +22,7 @@ def read(file: Path) -> Imported:
     members, results = [], []
     for key in networks.values:
         if not re.fullmatch("[012]{8}", key):
-            raise UserError(f"{file}: '{key}' is no network: eight digits from 0 to 2 are")
+            raise UserError(f"{file}: {shown(key)} is no network: eight digits from 0 to 2 are")
         record = Record.of(f"{file}: network {key}", networks.get(key))
         members.append(_member(key, record))
         accuracies = record.numbers("test_acc", *ERROR_RANGE)

@@ -1,8 +1,8 @@
 """NDS, the networks of "On Network Design Spaces for Visual Recognition" (Radosavovic et al., 2019).
 
 A list of jobs, or an object of such lists (top and mid). A job has params, flops, net, optim, rng_seed,
-min_test_top1 (error in percent) and test_ep_top1 (one number per epoch). net has block_type, ds, ws and, if the
-block has them, bot_muls and num_gs, one entry per stage; a network of cells has genotype, depth and width.
+min_test_top1 (error in percent) and test_ep_top1 (one number per epoch). net has block_type, ds, ws and, if
+the block has them, bot_muls and num_gs, one entry per stage; one of cells has genotype, depth and width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from anynet_dist.sweep.importers.records import (
     ERROR_RANGE,
+    MULTIPLIERS,
     Imported,
     Record,
     as_list,
@@ -21,6 +22,7 @@ from anynet_dist.sweep.importers.records import (
     number_ids,
     numbered,
     read_json,
+    shown,
     stages_of,
 )
 from anynet_dist.sweep.population import Member, Result, Stage
@@ -47,7 +49,7 @@ def _jobs(file: Path) -> Iterator[tuple[str, Record]]:
     content = read_json(file)
     parts: dict[str, Any] = content if isinstance(content, dict) else {"": content}
     for part, jobs in parts.items():
-        where = f"{file}: {part}" if part else str(file)
+        where = f"{file}: {shown(part)}" if part else str(file)
         for index, job in enumerate(as_list(where, jobs)):
             yield part, Record.of(f"{where}[{index}]" if part else f"{file}: job {index}", job)
 
@@ -64,7 +66,7 @@ def _member(number: str, part: str, job: Record) -> Member:
 
 def _staged(net: Record) -> tuple[PARAMETERS, tuple[Stage, ...]]:
     block, depths, widths = net.text("block_type"), net.counts("ds", low=0), net.counts("ws")
-    muls = net.numbers("bot_muls", low=1e-9) if net.values.get("bot_muls") else None
+    muls = net.numbers("bot_muls", *MULTIPLIERS) if net.values.get("bot_muls") else None
     groups = net.counts("num_gs") if net.values.get("num_gs") else None
     check_lengths(net, {"ds": depths, "ws": widths, "bot_muls": muls, "num_gs": groups})
     ratios = [1 / mul for mul in muls] if muls else None

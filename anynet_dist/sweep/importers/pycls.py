@@ -11,6 +11,7 @@ from typing import Any
 
 from anynet_dist.sweep.importers.records import (
     ERROR_RANGE,
+    MULTIPLIERS,
     Imported,
     Record,
     as_list,
@@ -18,10 +19,11 @@ from anynet_dist.sweep.importers.records import (
     number_ids,
     numbered,
     read_json,
+    shown,
     stages_of,
 )
 from anynet_dist.sweep.population import Member, Result, Stage
-from anynet_dist.system.errors import UserError, unknown_name
+from anynet_dist.system.errors import UserError
 
 PARAMETERS = dict[str, float | str]
 DESCRIBED = tuple[PARAMETERS, tuple[Stage, ...]]
@@ -49,7 +51,8 @@ def _member(number: str, run: Record) -> Member:
     cfg = run.record("cfg")
     kind = cfg.record("MODEL").text("TYPE")
     if kind not in KINDS:
-        raise unknown_name(f"MODEL.TYPE in {cfg.where}:", kind, KINDS)
+        allowed = ", ".join(sorted(KINDS))
+        raise UserError(f"{cfg.name('MODEL.TYPE')} must be one of {allowed}, not {shown(kind)}")
     section, describe = KINDS[kind]
     parameters, stages = describe(cfg.record(section))
     optim = Record.of(cfg.name("OPTIM"), cfg.values.get("OPTIM", {}))
@@ -78,7 +81,7 @@ def _result(number: str, run: Record) -> Result | None:
 def _anynet(cfg: Record) -> DESCRIBED:
     block = cfg.values.get("BLOCK_TYPE", "res_bottleneck_block")
     depths, widths = cfg.counts("DEPTHS"), cfg.counts("WIDTHS")
-    muls = cfg.numbers("BOT_MULS", low=1e-9) if cfg.values.get("BOT_MULS") else None
+    muls = cfg.numbers("BOT_MULS", *MULTIPLIERS) if cfg.values.get("BOT_MULS") else None
     groups = cfg.counts("GROUP_WS") if cfg.values.get("GROUP_WS") else None
     check_lengths(cfg, {"DEPTHS": depths, "WIDTHS": widths, "BOT_MULS": muls, "GROUP_WS": groups})
     ratios = [1 / mul for mul in muls] if muls else None
@@ -96,7 +99,7 @@ def _regnet(cfg: Record) -> DESCRIBED:
 
     depth, w0 = cfg.count("DEPTH"), cfg.count("W0")
     wa, wm = cfg.number("WA"), cfg.number("WM")
-    ratio, group = 1 / cfg.number("BOT_MUL", low=1e-9), cfg.count("GROUP_W")
+    ratio, group = 1 / cfg.number("BOT_MUL", *MULTIPLIERS), cfg.count("GROUP_W")
     try:
         regnet = regnet_stages(w0=w0, wa=wa, wm=wm, depth=depth)
     except UserError as error:

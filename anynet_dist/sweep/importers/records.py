@@ -15,6 +15,8 @@ from anynet_dist.system.errors import UserError
 
 MEASURES = ("flops", "params", "acts")
 ERROR_RANGE = (0.0, 100.0)
+MULTIPLIERS = (1e-3, 1e3)
+"""The range of a bottleneck's multiplier."""
 LARGEST_COUNT = 10**6
 """No depth, width or number of groups is larger."""
 
@@ -50,16 +52,16 @@ def read_json(file: Path) -> Any:
 def as_list(where: str, value: Any) -> list[Any]:
     """`value`, which must be a list with something in it."""
     if not isinstance(value, list) or not value:
-        raise UserError(f"{where} must be a list with at least one entry, not {_shown(value)}")
+        raise UserError(f"{where} must be a list with at least one entry, not {shown(value)}")
     return value
 
 
 def as_number(where: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value`, which must be a finite number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} must be a number, not {_shown(value)}")
+        raise UserError(f"{where} must be a number, not {shown(value)}")
     if not (abs(value) <= sys.float_info.max and low <= value <= high):
-        raise UserError(f"{where} must be a finite number{_bounds(low, high)}, not {_shown(value)}")
+        raise UserError(f"{where} must be a finite number{_bounds(low, high)}, not {shown(value)}")
     return value
 
 
@@ -67,7 +69,7 @@ def as_count(where: str, value: Any, low: int = 1) -> int:
     """`value`, which must be a whole number of at least `low`."""
     number = as_number(where, value, low, LARGEST_COUNT)
     if number != int(number):
-        raise UserError(f"{where} must be a whole number, not {_shown(value)}")
+        raise UserError(f"{where} must be a whole number, not {shown(value)}")
     return int(number)
 
 
@@ -83,7 +85,7 @@ class Record:
     def of(cls, where: str, value: Any) -> Record:
         """The record `value`, which must be an object with keys."""
         if not isinstance(value, dict):
-            raise UserError(f"{where} must be an object with keys, not {_shown(value)}")
+            raise UserError(f"{where} must be an object with keys, not {shown(value)}")
         return cls(where, value)
 
     def __contains__(self, key: str) -> bool:
@@ -96,7 +98,7 @@ class Record:
     def get(self, key: str) -> Any:
         """The value of `key`, which must be there."""
         if key not in self.values:
-            keys = ", ".join(map(str, list(self.values)[:12]))
+            keys = ", ".join(map(shown, list(self.values)[:12]))
             raise UserError(f"{self.where} has no '{key}' (its keys: {keys})")
         return self.values[key]
 
@@ -116,7 +118,7 @@ class Record:
         """The text of `key`."""
         value = self.get(key)
         if not isinstance(value, str):
-            raise UserError(f"{self.name(key)} must be text, not {_shown(value)}")
+            raise UserError(f"{self.name(key)} must be text, not {shown(value)}")
         return value
 
     def numbers(self, key: str, low: float = -math.inf, high: float = math.inf) -> list[float]:
@@ -178,8 +180,11 @@ def _bounds(low: float, high: float) -> str:
     return f" of at least {low:g}" if low > -math.inf else ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """`value` as messages show it: on one line, and short."""
     if isinstance(value, dict | list | tuple):
         return f"{type(value).__name__} of {len(value)}"
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to print the largest
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

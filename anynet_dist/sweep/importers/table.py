@@ -21,6 +21,7 @@ from anynet_dist.sweep.importers.records import (
     as_number,
     number_ids,
     read_file,
+    shown,
 )
 from anynet_dist.sweep.population import Member, Result
 from anynet_dist.system.errors import UserError
@@ -82,7 +83,7 @@ def _header(file: Path, cells: list[str]) -> list[str]:
         raise UserError(f"{file}:1: column {names.index('') + 1} has no name")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UserError(f"{file}:1: there are two columns '{twice}'")
+        raise UserError(f"{file}:1: there are two columns {shown(twice)}")
     return names
 
 
@@ -96,7 +97,7 @@ def _error_column(file: Path, row: Row) -> str:
 
 def _member(where: str, number: str, row: Row, column: str) -> Member:
     if not PLAIN.fullmatch(number):
-        raise UserError(f"{where}: id '{number}' must be letters, digits and ._+- only")
+        raise UserError(f"{where}: id {shown(number)} must be letters, digits and ._+- only")
     complexity = {name: _number(f"{where}: {name}", row[name], 0) for name in MEASURES if row.get(name)}
     parameters = {
         name: _parameter(f"{where}: {name}", cell)
@@ -110,7 +111,7 @@ def _number(where: str, cell: str, low: float = -math.inf, high: float = math.in
     try:
         number = float(cell)
     except ValueError:
-        raise UserError(f"{where} must be a number, not '{cell}'") from None
+        raise UserError(f"{where} must be a number, not {shown(cell)}") from None
     return as_number(where, number, low, high)
 
 
