@@ -1,11 +1,7 @@
-"""Statistics of populations: small cases by hand, the definitions drawn out, and published numbers."""
+"""Statistics of populations: small cases by hand, and the definitions drawn out."""
 
-import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +9,6 @@ import pytest
 from scipy.stats import ks_2samp
 
 from anynet_dist.models.regnet import regnet_stages
-from anynet_dist.sweep.importers import import_population
 from anynet_dist.sweep.population import Member, Population, Result, Stage
 from anynet_dist.sweep.statistics import (
     best_range,
@@ -412,87 +407,3 @@ def test_e_fit_of_simple_networks() -> None:
 def test_e_fit_refuses(network: list[Stage], message: str) -> None:
     with pytest.raises(UserError, match=message):
         fit_quantised_linear(network)
-
-
-@dataclass(frozen=True)
-class Published:
-    """NAS-Bench-Macro, and the numbers to find in it."""
-
-    population: Population
-    errors: FloatArray
-    columns: dict[str, FloatArray]
-    golden: dict[str, Any]
-
-    @property
-    def window(self) -> np.ndarray:
-        return (self.columns["flops"] >= 60e6) & (self.columns["flops"] <= 65e6)
-
-
-@pytest.fixture(scope="module")
-def published() -> Published:
-    folder = os.environ.get("ANYNET_SHARED")
-    if not folder:
-        pytest.skip("ANYNET_SHARED, the folder with data/ and golden/, is not set")
-    file = Path(folder) / "data" / "nas-bench-macro_cifar10.json"
-    population = import_population("nas-bench-macro", file)
-    golden = json.loads((Path(folder) / "golden" / "populations.json").read_text())["nas-bench-macro"]
-    return Published(population, trained_errors(population), numeric_columns(population), golden)
-
-
-def test_published_edf_noise_and_correlations(published: Published) -> None:
-    golden, found = published.golden["all"], edf(published.errors)
-    assert found.n == golden["n"]
-    for name in ("min", "mean", "median"):
-        assert getattr(found, name) == pytest.approx(golden[name], abs=6e-5)
-    assert found.at(8) == pytest.approx(golden["edf_at_8"], abs=6e-7)
-    assert found.at(10) == pytest.approx(golden["edf_at_10"], abs=6e-7)
-    noise = seed_noise(result.errors for result in published.population.results.values())
-    assert noise is not None
-    assert noise.median_sd == pytest.approx(golden["seed_sd_median"], abs=6e-6)
-    for name in ("flops", "params"):
-        found_correlation = rank_correlation(published.columns[name], published.errors)
-        assert found_correlation.rho == pytest.approx(golden[f"spearman_{name}"], abs=6e-7)
-
-
-def test_published_window_of_complexity(published: Published) -> None:
-    golden, window = published.golden["60e6 <= flops <= 65e6"], published.window
-    errors = published.errors[window]
-    columns = {name: values[window] for name, values in published.columns.items()}
-    found = edf(errors)
-    assert found.n == golden["n"]
-    for name in ("min", "mean", "median"):
-        assert getattr(found, name) == pytest.approx(golden[name], abs=6e-5)
-    correlation = rank_correlation(columns["params"], errors)
-    assert correlation.rho == pytest.approx(golden["spearman_params"], abs=6e-7)
-    for values, expected, tolerance in (
-        (columns["depth"], golden["best_depth"], 1),
-        (columns["flops"] / 1e6, golden["best_mflops"], 0.3),
-    ):
-        best = best_range(values, errors)
-        np.testing.assert_allclose([best.low, best.median, best.high], expected, atol=tolerance)
-
-
-def test_published_difference_of_two_populations(published: Published) -> None:
-    golden, window = published.golden["60e6 <= flops <= 65e6"], published.window
-    early, late = (
-        sum((published.columns[f"layer{index}"] > 0).astype(int) for index in positions)
-        for positions in (range(1, 5), range(5, 9))
-    )
-    late_heavy = published.errors[window & (late >= early)]
-    early_heavy = published.errors[window & (late < early)]
-    for errors, name in ((late_heavy, "late_heavy"), (early_heavy, "early_heavy")):
-        assert len(errors) == golden[name]["n"]
-        assert errors.mean() == pytest.approx(golden[name]["mean"], abs=6e-5)
-    found = compare(late_heavy, early_heavy, names=("late", "early"))
-    assert found.ks == pytest.approx(golden["ks_late_early"], abs=6e-7)
-    assert found.shown
-    assert "median error of early is 0.75 points below that of late" in found.verdict
-
-
-def test_published_search_efficiency_is_that_of_random_searches(published: Published) -> None:
-    generator = np.random.default_rng(0)
-    best = [generator.choice(published.errors, 100, replace=False).min() for _ in range(2000)]
-    found = search_efficiency(published.errors)
-    assert found.expected[99] == pytest.approx(np.mean(best), abs=0.01)
-    assert found.low[99] == pytest.approx(np.percentile(best, 5), abs=0.02)
-    assert found.high[99] == pytest.approx(np.percentile(best, 95), abs=0.02)
