@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_sample(actions.add_parser("sample", help="draw a population of networks"))
     _configure_run(actions.add_parser("run", help="train the members of a population on this machine"))
     _configure_worker(actions.add_parser("worker", help="train members in this process (run starts these)"))
+    _configure_best(actions.add_parser("best", help="a run config of the best network, and why it is that"))
+    _configure_import(actions.add_parser("import", help="read a population that others published"))
     status = actions.add_parser("status", help="how far the members are, and the best so far")
     _add_folder(status)
     status.add_argument("--json", action="store_true", help="print a JSON object")
@@ -80,6 +82,32 @@ def _configure_worker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--member", metavar="ID", help="train this member only")
 
 
+def _configure_best(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s DIR [--out FILE] [--config CONFIG [--SECTION.OPTION VALUE ...]]"
+    _add_folder(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print it)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="CONFIG",
+        help="the recipe of the full training; options after it change it (default: the population's)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there already")
+    parser.set_defaults(overrides=[])
+
+
+def _configure_import(parser: argparse.ArgumentParser) -> None:
+    from anynet_dist.sweep.importers import DATASETS, FORMATS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "\n".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
+    parser.add_argument("file", type=Path, metavar="FILE", help="what was published")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--name", help="of the population (default: the file's)")
+    parser.add_argument("--dataset", metavar="NAME", help=f"of nas-bench-201: {', '.join(DATASETS)}")
+
+
 def _add_attempts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attempts",
@@ -103,6 +131,8 @@ def run(args: argparse.Namespace) -> None:
         "run": _run,
         "worker": _worker,
         "status": _status,
+        "best": _best,
+        "import": _import,
     }
     actions[args.action](args)
 
@@ -166,6 +196,30 @@ def _status(args: argparse.Namespace) -> None:
 
     seen = overview(args.folder)
     print(json.dumps(seen.as_dict(), indent=2) if args.json else seen.text())
+
+
+def _best(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.best import best_config
+    from anynet_dist.system.files import check_outputs, write_text
+
+    if args.out:
+        check_outputs(args.out, overwrite=args.overwrite)
+    text = best_config(args.folder, args.config, args.overrides)
+    if args.out is None:
+        print(text, end="")
+        return
+    write_text(args.out, text)
+    print("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#")))
+    print(f"written: {args.out}")
+
+
+def _import(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.importers import import_population
+    from anynet_dist.sweep.population import write_population
+
+    population = import_population(args.format, args.file, args.name, args.dataset)
+    write_population(args.out, population)
+    print(f"{len(population.members)} networks of {population.name} in {args.out}")
 
 
 def _space(args: argparse.Namespace) -> Space:

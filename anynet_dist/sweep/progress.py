@@ -90,7 +90,10 @@ def clock(seconds: float) -> str:
 def overview(folder: Path) -> Overview:
     """How far a population is. Raises UserError where the folder holds none."""
     population = collect(folder)
-    states = {member.id: state_of(folder, member.id) for member in population.members}
+    states: dict[str, State] = {
+        member.id: "finished" if member.id in population.results else state_of(folder, member.id)
+        for member in population.members
+    }
     times = [_seconds(folder, member) for member, state in states.items() if state == "finished"]
     known = [seconds for seconds in times if seconds is not None]
     return Overview(

@@ -107,9 +107,7 @@ def test_killed_in_the_middle_no_member_is_lost_or_trained_twice(
 ) -> None:
     folder = sampled(4, "--train.epochs", "40", "--eval.every", "10")
     first = start(folder, "--parallel", "2")
-    wait_until(
-        lambda: len(overview(folder).best.curve) > 0 if overview(folder).best else False, "a first one"
-    )
+    wait_until(lambda: overview(folder).best is not None, "a first one")
     wait_until(
         lambda: any(len(steps(folder, member)) > 20 for member in open_members(folder)), "a second one"
     )

@@ -87,10 +87,10 @@ def test_every_draw_keeps_what_its_space_promises(name: str) -> None:
         assert len(draw["bottleneck_ratio"]) == 1
         assert len(draw["group_width"]) == (4 if name == "anynetx_b" else 1)
         if name in ("anynetx_d", "anynetx_e"):
-            assert list(draw["width"]) == sorted(draw["width"])  # type: ignore[type-var]
+            assert list(draw["width"]) == sorted(draw["width"])
             assert widths == sorted(widths), "fitting the groups keeps the order"
         if name == "anynetx_e":
-            assert list(draw["depth"]) == sorted(draw["depth"])  # type: ignore[type-var]
+            assert list(draw["depth"]) == sorted(draw["depth"])
 
 
 def test_ordered_draws_are_those_that_are_in_order_by_chance() -> None:
