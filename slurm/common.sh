@@ -312,6 +312,21 @@ train() {
     finish "$status"
 }
 
+# work FOLDER [ARGUMENT...]: the whole job of one worker of a population, but for its last word, as `train`. A worker
+# that is stopped leaves its mark in a folder of its own, and goes on with whatever members are left then.
+work() {
+    local folder=$1 own=$1/slurm/worker_$SLURM_ARRAY_TASK_ID status=0
+    shift
+    mkdir -p "$own/slurm"
+    export_facts "$own"
+    say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST; population $folder"
+    [ "$(gpus_on_node)" -gt 0 ] || say "this job has no GPUs (--gpus-per-node asks for them): it trains on CPUs"
+    rm -f "$ANYNET_RESUME_MARK" "$ANYNET_FAILURE_FILE"
+    start launch_on_node launch_on_node sweep worker "$folder" "$@" \
+        --run.stop_signal "SIG${ANYNET_SIGNAL:-USR1}" || status=$?
+    finish "$status"
+}
+
 # start FORM FUNCTION [ARGUMENT...]: one task per node for a launcher, else one for each process.
 start() {
     local options=(--label)

@@ -57,8 +57,15 @@ class Job:
     """One task a process, without a launcher."""
     members: Path | None = None
     """A file with one member of a sweep per line."""
+    workers: int = 0
+    """Tasks that share the members of a population: then `config` and `run` are the population's folder."""
     at_once: int | None = None
-    """Members that run at a time."""
+    """Members, or workers, that run at a time."""
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is an array of tasks that run one member of a sweep, or share them."""
+        return bool(self.members or self.workers)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def prepare(job: Job, site: Site, site_file: Path, templates: Path = TEMPLATES) 
         raise UserError(
             f"{template} is not there: name the folder of the templates with --templates, or leave that out"
         )
-    words = [str(job.run), str(job.config)]
+    words = [str(job.run)] if job.workers else [str(job.run), str(job.config)]
     if job.members:
         words.append(str(job.run / MEMBERS))
     command = ["sbatch", "--parsable", *_options(job, site)]
@@ -119,11 +126,13 @@ def gpus_of(job: Job, site: Site) -> Gpus | None:
         return Gpus(job.gpus_per_node, same_type if job.gpus_per_node else "")
     if site.gpus_per_node is None:
         return None
-    count = min(1, site.gpus_per_node) if job.members else site.gpus_per_node
+    count = min(1, site.gpus_per_node) if job.is_array else site.gpus_per_node
     return Gpus(count, site.gpu_type if count else "")
 
 
 def _template(job: Job, site: Site) -> str:
+    if job.workers:
+        return "population.sbatch"
     if job.members:
         return "sweep.sbatch"
     if job.tasks:
@@ -136,7 +145,7 @@ def _template(job: Job, site: Site) -> str:
 
 def _options(job: Job, site: Site) -> list[str]:
     """The options of sbatch; they have precedence over the template's."""
-    logs = "%A_%a.out" if job.members else "%j.out"
+    logs = "%A_%a.out" if job.is_array else "%j.out"
     gpus = gpus_of(job, site)
     processes = site.processes_per_node or (gpus.count if gpus else 0) or 1
     values: dict[str, Any] = {
@@ -154,9 +163,10 @@ def _options(job: Job, site: Site) -> list[str]:
     }
     if site.cpus_per_gpu:
         values["cpus-per-task"] = site.cpus_per_gpu * (1 if job.tasks else processes)
-    if job.members:
+    if job.is_array:
         at_once = f"%{job.at_once}" if job.at_once else ""
-        values["array"] = f"1-{len(members_of(job.members))}{at_once}"
+        tasks = len(members_of(job.members)) if job.members else job.workers
+        values["array"] = f"1-{tasks}{at_once}"
     further, asked = gres_of([*site.sbatch_options, *job.sbatch_options])
     if (job.gpu_option or site.gpu_option) == "gres":
         asked = [f"gpu:{gpus}", *asked] if gpus and gpus.count else asked

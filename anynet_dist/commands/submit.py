@@ -11,54 +11,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from anynet_dist.cluster.arguments import add_request_arguments, count, request_of
 from anynet_dist.config.arguments import add_config_arguments
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.install import program
 
 if TYPE_CHECKING:
-    from anynet_dist.cluster.requests import Gpus
     from anynet_dist.cluster.site import Site
     from anynet_dist.cluster.submission import Job
     from anynet_dist.config.load import LoadedConfig
-
-T = TypeVar("T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `anynet submit`."""
     add_config_arguments(parser)
     parser.usage = "%(prog)s CONFIG --site SITE [options] [--SECTION.OPTION VALUE ...]"
-    parser.add_argument(
-        "--site", type=Path, required=True, help="settings of your cluster, see slurm/site.example.sh"
-    )
-    parser.add_argument("--nodes", type=_count, default=1, metavar="N", help="(default: %(default)s)")
-    gpus = parser.add_mutually_exclusive_group()
-    gpus.add_argument(
-        "--gpus-per-node",
-        type=_gpus,
-        metavar="[TYPE:]N",
-        help="such as 4 or a100:4; default: the site's, and one for each member of a sweep",
-    )
-    gpus.add_argument(
-        "--gres", type=_gres, metavar="gpu:[TYPE:]N", help="the same, where a cluster requires --gres"
-    )
-    parser.add_argument("--memory", type=_memory, metavar="400G", help="per node; default: the site's")
-    parser.add_argument("--time", metavar="D-HH:MM:SS", help="time limit of one start; default: the site's")
-    for name in ("account", "partition", "qos"):
-        parser.add_argument(f"--{name}", default="", metavar="NAME", help="default: the site's")
-    parser.add_argument(
-        "--sbatch",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="any other option of sbatch, such as --sbatch --mail-type=END; may be repeated, and"
-        " hold several options in quotes",
-    )
-    parser.set_defaults(takes_options=("--sbatch",))
+    add_request_arguments(parser)
+    parser.add_argument("--nodes", type=count, default=1, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--launcher",
         choices=("node", "none"),
@@ -68,48 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--members", type=Path, metavar="FILE", help="a sweep: one line of options per member"
     )
-    parser.add_argument("--at-once", type=_count, metavar="N", help="members of a sweep that run at a time")
+    parser.add_argument("--at-once", type=count, metavar="N", help="members of a sweep that run at a time")
     parser.add_argument(
         "--overwrite", action="store_true", help="with --members: replace those of an earlier submission"
     )
-    parser.add_argument("--templates", type=Path, metavar="FOLDER", help="default: those of anynet_dist")
     parser.add_argument(
         "--no-check-data",
         action="store_true",
         help="do not look for images, weights and plug-ins here: only the nodes have them",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the command and do nothing")
-
-
-def _gpus(text: str) -> Gpus:
-    from anynet_dist.cluster.requests import parse_gpus
-
-    return _understood(parse_gpus, text)
-
-
-def _gres(text: str) -> Gpus:
-    from anynet_dist.cluster.requests import parse_gres
-
-    return _understood(parse_gres, text)
-
-
-def _memory(text: str) -> str:
-    from anynet_dist.cluster.requests import check_memory
-
-    return _understood(check_memory, text)
-
-
-def _understood(read: Callable[[str], T], text: str) -> T:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, not '{text}'")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -158,40 +97,17 @@ def _job(args: argparse.Namespace, site: Site) -> Job:
     else:
         _check(loaded, args, site)
         check_folder(folder, config)
-    gpus = args.gpus_per_node or args.gres
     return Job(
         config=Path(args.config),
         run=folder.path,
         name=name,
         overrides=tuple(args.overrides),
         nodes=args.nodes,
-        gpus_per_node=gpus.count if gpus else None,
-        gpu_type=gpus.type if gpus else "",
-        gpu_option="gres" if args.gres else "",
-        account=args.account,
-        partition=args.partition,
-        qos=args.qos,
-        memory=args.memory or "",
-        time=args.time or "",
-        sbatch_options=_sbatch_options(args.sbatch),
         tasks=args.launcher == "none",
         members=args.members,
         at_once=args.at_once,
+        **request_of(args),
     )
-
-
-def _sbatch_options(given: list[str]) -> tuple[str, ...]:
-    """The words of all --sbatch, checked."""
-    import shlex
-
-    from anynet_dist.cluster.requests import check_words
-
-    try:
-        words = [word for text in given for word in shlex.split(text)]
-    except ValueError as error:
-        raise UserError(f"--sbatch: {error}") from None
-    check_words(words, "--sbatch")
-    return tuple(words)
 
 
 def _check(loaded: LoadedConfig, args: argparse.Namespace, site: Site) -> None:

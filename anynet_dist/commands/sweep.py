@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_sample(actions.add_parser("sample", help="draw a population of networks"))
     _configure_run(actions.add_parser("run", help="train the members of a population on this machine"))
     _configure_worker(actions.add_parser("worker", help="train members in this process (run starts these)"))
+    _configure_submit(actions.add_parser("submit", help="train the members by one SLURM array"))
     _configure_best(actions.add_parser("best", help="a run config of the best network, and why it is that"))
     _configure_import(actions.add_parser("import", help="read a population that others published"))
     status = actions.add_parser("status", help="how far the members are, and the best so far")
@@ -80,6 +81,20 @@ def _configure_worker(parser: argparse.ArgumentParser) -> None:
     _add_folder(parser)
     _add_attempts(parser)
     parser.add_argument("--member", metavar="ID", help="train this member only")
+    parser.set_defaults(overrides=[])
+
+
+def _configure_submit(parser: argparse.ArgumentParser) -> None:
+    from anynet_dist.cluster.arguments import add_request_arguments, count
+
+    parser.usage = "%(prog)s DIR --site SITE --workers N [options] [--SECTION.OPTION VALUE ...]"
+    _add_folder(parser)
+    parser.add_argument(
+        "--workers", type=count, required=True, metavar="N", help="tasks that share the members"
+    )
+    parser.add_argument("--at-once", type=count, metavar="K", help="tasks that run at a time (default: all)")
+    add_request_arguments(parser)
+    parser.set_defaults(overrides=[])
 
 
 def _configure_best(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +146,7 @@ def run(args: argparse.Namespace) -> None:
         "run": _run,
         "worker": _worker,
         "status": _status,
+        "submit": _submit,
         "best": _best,
         "import": _import,
     }
@@ -186,7 +202,40 @@ def _run(args: argparse.Namespace) -> None:
 def _worker(args: argparse.Namespace) -> None:
     from anynet_dist.sweep.worker import work
 
-    work(args.folder, args.attempts, args.member)
+    work(args.folder, args.attempts, args.member, args.overrides)
+
+
+def _submit(args: argparse.Namespace) -> None:
+    import shlex
+
+    from anynet_dist.cluster.arguments import request_of
+    from anynet_dist.cluster.inputs import check_files
+    from anynet_dist.cluster.site import read_site
+    from anynet_dist.cluster.submission import TEMPLATES, Job, prepare, submit
+    from anynet_dist.sweep.members import load_member
+    from anynet_dist.sweep.population import read_population
+    from anynet_dist.system.install import program
+
+    population = read_population(args.folder)
+    load_member(args.folder, population.members[0].id, args.overrides)  # it names what is wrong with options
+    site = read_site(args.site)
+    check_files(site, args.site)
+    job = Job(
+        config=args.folder,
+        run=args.folder,
+        name=population.name,
+        overrides=tuple(args.overrides),
+        workers=min(args.workers, len(population.members)),
+        at_once=args.at_once,
+        **request_of(args),
+    )
+    submission = prepare(job, site, args.site, args.templates or TEMPLATES)
+    if args.dry_run:
+        print(submission)
+        return
+    number = submit(job, submission)
+    status = f"{program('anynet')} sweep status {shlex.quote(str(args.folder))}"
+    print(f"job {number}\npopulation: {args.folder}\nlog: {args.folder / 'slurm'}\nnext: {status}")
 
 
 def _status(args: argparse.Namespace) -> None:

@@ -93,10 +93,10 @@ def run_folder(folder: Path, member: str) -> Path:
     return folder / RUNS / member
 
 
-def load_member(folder: Path, member: str) -> Config:
+def load_member(folder: Path, member: str, overrides: Sequence[str] = ()) -> Config:
     """The run config of a member, to be trained in its own run folder, going on where it was left."""
-    place = str(run_folder(folder, member))
-    return load_config(config_file(folder, member), ["--run.dir", place, "--run.resume", "auto"]).config
+    place = ["--run.dir", str(run_folder(folder, member)), "--run.resume", "auto"]
+    return load_config(config_file(folder, member), [*overrides, *place]).config
 
 
 def member_of(space: Space, name: str, found: Sample) -> Member:

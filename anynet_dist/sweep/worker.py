@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from anynet_dist.sweep.members import load_member
 from anynet_dist.sweep.population import read_population
@@ -19,16 +23,17 @@ from anynet_dist.sweep.progress import (
     write_attempts,
 )
 from anynet_dist.system.errors import StoppedEarly, UserError
+from anynet_dist.system.files import write_json
 from anynet_dist.system.lock import Lock, is_held
 
 logger = logging.getLogger(__name__)
 
 
-def work(folder: Path, attempts: int, only: str | None = None) -> None:
+def work(folder: Path, attempts: int, only: str | None = None, overrides: Sequence[str] = ()) -> None:
     """Train the members that nobody else trains, until there are none, or whoever started this is gone.
 
-    A member that fails is noted and the next one is taken. Raises StoppedEarly when it was asked to stop: the
-    member's run is saved and goes on when it is trained again.
+    A member that fails is noted and the next one is taken. `overrides` are options of the runs. Raises
+    StoppedEarly when it was asked to stop: the member's run is saved and goes on when it is trained again.
     """
     members = [member.id for member in read_population(folder).members]
     if only is not None:
@@ -36,14 +41,45 @@ def work(folder: Path, attempts: int, only: str | None = None) -> None:
             raise UserError(f"{folder} has no member {only} (there are {members[0]} to {members[-1]})")
         members = [only]
     parent = os.getppid()
-    for member in members:
-        if os.getppid() != parent:
-            logger.warning("what started this worker is gone: it ends")
-            return
-        _take(folder, member, attempts)
+    try:
+        with _stops_noted() as stopped:
+            for member in members:
+                if os.getppid() != parent:
+                    logger.warning("what started this worker is gone: it ends")
+                    return
+                if stopped:
+                    raise StoppedEarly(f"{stopped[0]}: stopping before member {member}")
+                _take(folder, member, attempts, overrides)
+    except StoppedEarly as stopped_early:
+        _ask_for_requeue(str(stopped_early))
+        raise
 
 
-def _take(folder: Path, member: str, attempts: int) -> None:
+@contextmanager
+def _stops_noted() -> Iterator[list[str]]:
+    """Signals that come between two members, whose runs handle their own; the names of those that came."""
+    came: list[str] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(signal.Signals(number).name)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ask_for_requeue(reason: str) -> None:
+    """Let the job script that started this worker queue it again."""
+    mark = os.environ.get("ANYNET_RESUME_MARK")
+    if mark:
+        write_json(mark, {"reason": reason})
+
+
+def _take(folder: Path, member: str, attempts: int, overrides: Sequence[str]) -> None:
     """Train a member unless it is finished, given up, or somebody else's."""
     claim = claim_file(folder, member)
     if is_finished(folder, member) or is_held(claim) or read_attempts(folder, member).given_up:
@@ -54,10 +90,10 @@ def _take(folder: Path, member: str, attempts: int) -> None:
         return
     with lock:
         if not is_finished(folder, member) and not read_attempts(folder, member).given_up:
-            _train_noted(folder, member, attempts)
+            _train_noted(folder, member, attempts, overrides)
 
 
-def _train_noted(folder: Path, member: str, attempts: int) -> None:
+def _train_noted(folder: Path, member: str, attempts: int, overrides: Sequence[str]) -> None:
     before, step = read_attempts(folder, member), step_of(folder, member)
     if step > before.step:
         before = Attempts(step=step)  # it got further since
@@ -68,7 +104,7 @@ def _train_noted(folder: Path, member: str, attempts: int) -> None:
         return
     write_attempts(folder, member, replace(tried, reason="its process ended without a word"))
     try:
-        _train(folder, member)
+        _train(folder, member, overrides)
     except (StoppedEarly, KeyboardInterrupt):
         write_attempts(folder, member, before)
         raise
@@ -81,11 +117,11 @@ def _train_noted(folder: Path, member: str, attempts: int) -> None:
         write_attempts(folder, member, Attempts())
 
 
-def _train(folder: Path, member: str) -> None:
+def _train(folder: Path, member: str, overrides: Sequence[str]) -> None:
     from anynet_dist.training.trainer import Trainer
 
     try:
-        Trainer(load_member(folder, member)).fit()
+        Trainer(load_member(folder, member, overrides)).fit()
     finally:
         _forget_run()
 

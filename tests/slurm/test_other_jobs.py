@@ -105,6 +105,6 @@ def test_the_readmes_commands_are_accepted(user: User, cluster: Cluster) -> None
             words.insert(1, "--test-only")
             words = [word for word in words if not word.startswith(("--gpus-per-node", "--gres"))]
             words[1:1] = ["--partition=low", "--gpus-per-node=2", "--ntasks-per-node=2", "--cpus-per-task=1"]
-        elif words[1] == "submit" and "--dry-run" not in words:
+        elif "submit" in words[1:3] and "--dry-run" not in words:
             words.append("--dry-run")
         cluster.run("env", f"--chdir={user.folder}", *words)
