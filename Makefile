@@ -14,6 +14,7 @@ demo: setup ## train an AnyNet on real handwritten digits in two processes
 	@launch/demo.sh
 
 test: lint ## run linter, type checker and all tests
+	@tests/install_chromium.sh
 	.venv/bin/pytest $(PARALLEL)
 
 # Leaves out the tests marked slow: several ranks, kills and restarts, measurements, larger networks, the README's commands,
@@ -28,7 +29,7 @@ lint: setup ## run linter and type checker
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck --external-sources launch/*.sh slurm/*.sh slurm/*.sbatch tests/slurm/*.sh
+	.venv/bin/shellcheck --external-sources launch/*.sh slurm/*.sh slurm/*.sbatch tests/slurm/*.sh tests/*.sh
 
 format: setup ## format the code
 	.venv/bin/ruff check --fix .

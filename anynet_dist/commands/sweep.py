@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_worker(actions.add_parser("worker", help="train members in this process (run starts these)"))
     _configure_submit(actions.add_parser("submit", help="train the members by one SLURM array"))
     _configure_best(actions.add_parser("best", help="a run config of the best network, and why it is that"))
+    _configure_report(actions.add_parser("report", help="one page that compares populations"))
     _configure_import(actions.add_parser("import", help="read a population that others published"))
     status = actions.add_parser("status", help="how far the members are, and the best so far")
     _add_folder(status)
@@ -111,6 +112,16 @@ def _configure_best(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
 
 
+def _configure_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="populations")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write"
+    )
+    parser.add_argument("--tables", type=Path, metavar="DIR", help="also write the numbers, as CSV and JSON")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write plots as PNG, for papers")
+    parser.add_argument("--overwrite", action="store_true", help="replace the page if it is there already")
+
+
 def _configure_import(parser: argparse.ArgumentParser) -> None:
     from anynet_dist.sweep.importers import DATASETS, FORMATS
 
@@ -149,6 +160,7 @@ def run(args: argparse.Namespace) -> None:
         "submit": _submit,
         "best": _best,
         "import": _import,
+        "report": _report,
     }
     actions[args.action](args)
 
@@ -260,6 +272,23 @@ def _best(args: argparse.Namespace) -> None:
     write_text(args.out, text)
     print("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#")))
     print(f"written: {args.out}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.progress import collect
+    from anynet_dist.sweep.report import write_pictures, write_report, write_tables
+    from anynet_dist.system.files import check_outputs
+
+    check_outputs(args.out, overwrite=args.overwrite)
+    populations = [collect(folder) for folder in args.folders]
+    figures = write_report(populations, args.out)
+    if args.tables:
+        write_tables(populations, figures, args.tables)
+    if args.pictures:
+        write_pictures(figures, args.pictures)
+    for comparison in figures.data["comparisons"]:
+        print(f"{comparison['a']} and {comparison['b']}: {comparison['verdict']}")
+    print(f"report: {args.out}")
 
 
 def _import(args: argparse.Namespace) -> None:
