@@ -119,6 +119,8 @@ def _configure_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", type=Path, metavar="DIR", help="also write the numbers, as CSV and JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write plots as PNG, for papers")
+    parser.add_argument("--wandb", choices=("online", "offline"), help="also as a run in Weights & Biases")
+    parser.add_argument("--wandb-project", metavar="NAME", help="its project (default: anynet)")
     parser.add_argument("--overwrite", action="store_true", help="replace the page if it is there already")
 
 
@@ -286,6 +288,10 @@ def _report(args: argparse.Namespace) -> None:
         write_tables(populations, figures, args.tables)
     if args.pictures:
         write_pictures(figures, args.pictures)
+    if args.wandb:
+        from anynet_dist.sweep.report_wandb import log_report
+
+        log_report(figures, args.pictures, args.wandb, args.wandb_project, args.out.parent)
     for comparison in figures.data["comparisons"]:
         print(f"{comparison['a']} and {comparison['b']}: {comparison['verdict']}")
     print(f"report: {args.out}")

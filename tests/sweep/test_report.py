@@ -171,3 +171,26 @@ def test_the_command_writes_the_page_and_says_the_verdict(
     assert (tmp_path / "tables" / "members.csv").exists()
     assert main(["sweep", "report", *folders, *out]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_summary_run_in_wandb_has_tables_and_plots(two: list[Population], tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    folders = []
+    for population in two:
+        folders.append(str(tmp_path / population.name))
+        write_population(Path(folders[-1]), population)
+    words = ["--out", str(tmp_path / "report.html"), "--pictures", str(tmp_path / "pictures")]
+    assert (
+        main(["sweep", "report", *folders, *words, "--wandb", "offline", "--wandb-project", "explore"]) == 0
+    )
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    tables = [json.loads(file.read_text()) for file in run.rglob("*.table.json")]
+    networks = next(table for table in tables if "network" in table["columns"])
+    assert len(networks["data"]) == 128
+    best = two[1].results["0007"].error
+    row = next(row for row in networks["data"] if row[:3] == ["narrow", "sampled", "0007"])
+    assert row[3] == pytest.approx(best, rel=1e-5)
+    verdicts = next(table for table in tables if "verdict" in table["columns"])
+    assert verdicts["data"][0][:2] == ["wide", "narrow"]
+    assert len(list(run.rglob("*.png"))) == 4
