@@ -95,7 +95,8 @@ class Evaluator:
             if samples:
                 loader.set_epoch(0)
                 with self.accelerator.autocast():
-                    recompute_batch_norm(network, self._inputs(loader), samples)
+                    frozen = [network.get_submodule(part) for part in self.config.model.freeze]
+                    recompute_batch_norm(network, self._inputs(loader), samples, frozen)
             else:
                 average_batch_norm(network)
 

@@ -65,9 +65,13 @@ def test_plug_ins_that_the_trained_network_names_do_not_run(tmp_path: Path) -> N
     assert not plugin.with_suffix(".ran").exists()
 
 
-def test_frozen_parts_stay_as_they_were_batch_norm_included(blobs_config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precise", ["0", "48"])
+def test_frozen_parts_stay_as_they_were_batch_norm_included(
+    blobs_config: Path, tmp_path: Path, precise: str
+) -> None:
     source = trained(tmp_path)
-    options = ("--model.pretrained", str(source), "--model.freeze", "stem", "stage1")
+    frozen = ("--model.freeze", "stem", "stage1")
+    options = ("--model.pretrained", str(source), *frozen, "--eval.precise_bn", precise)
     Trainer(load_config(blobs_config, options).config).fit()
     before, after = load_model(source).state_dict(), load_model(tmp_path / "run").state_dict()
     for name in before:

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 
 
 def _batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -79,16 +78,34 @@ def restore_statistics(networks: Sequence[nn.Module], saved: Mapping[str, Tensor
         network.load_state_dict(own, strict=False)
 
 
+@torch.no_grad()
 def recompute_batch_norm(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_samples: int
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_samples: int,
+    frozen: Sequence[nn.Module] = (),
 ) -> None:
-    """Set running statistics to those of about `num_samples` training images over all ranks.
+    """Set running statistics to those of about `num_samples` training images over all ranks, but for those of
+    `frozen` parts.
 
     `batches` are (images, labels) on the network's device. Plain averages over batches of the fixed weights
     in place of the moving average of changing ones (Wu and Johnson, 2021, "Rethinking 'Batch' in BatchNorm",
     section 3).
     """
-    update_bn(_first(batches, num_samples), network)
+    kept = {layer for part in frozen for layer in part.modules()}
+    layers = [layer for layer in _batch_norms(network).values() if layer not in kept]
+    momenta, training = [layer.momentum for layer in layers], network.training
+    network.train()
+    for part in frozen:
+        part.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average
+    for images in _first(batches, num_samples):
+        network(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.train(training)
     average_batch_norm(network)
 
 
