@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -16,6 +16,7 @@ from anynet_dist.sweep.statistics import (
     complexity_weights,
     edf,
     edf_band,
+    fit_quantised_linear,
     numeric_columns,
     rank_correlations,
     search_efficiency,
@@ -27,6 +28,8 @@ from anynet_dist.system.errors import UserError
 MEASURES = ("flops", "params", "acts")
 POINTS = 200
 """Of a curve on the page, at most."""
+MOST_FITTED = 300
+"""Networks, in all, whose widths are fitted by a quantised linear function: it takes milliseconds each."""
 FEWEST = 8
 """Networks that a best range and a correlation need to say anything."""
 
@@ -49,11 +52,23 @@ def figures_of(populations: Sequence[Population]) -> Figures:
     for population in populations:
         if not population.trained:
             raise UserError(f"{population.name}: no member has been trained yet")
+    if sum(len(population.members) for population in populations) <= MOST_FITTED:
+        populations = [_fitted(population) for population in populations]
     shown = [_population(population) for population in populations]
     comparable = [each for each in populations if each.kind != "searched"]
     for population, weighted in _normalised(comparable):
         shown[names.index(population.name)] |= weighted
     return Figures({"populations": shown, "comparisons": _comparisons(comparable)})
+
+
+def _fitted(population: Population) -> Population:
+    """With e_fit among the parameters of each network whose widths are known."""
+    members = []
+    for member in population.members:
+        known = bool(member.stages) and all(stage.width for stage in member.stages)
+        fit = {"e_fit": fit_quantised_linear(member.stages).e_fit} if known else {}
+        members.append(replace(member, parameters={**member.parameters, **fit}))
+    return replace(population, members=tuple(members))
 
 
 def _population(population: Population) -> dict[str, Any]:

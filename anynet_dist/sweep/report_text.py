@@ -32,6 +32,11 @@ DEFINITIONS = {
     "rank correlation": (
         "Spearman's: 1 where the error rises with the measure throughout, -1 where it falls."
     ),
+    "e_fit": (
+        "How far the widths of a network's blocks lie from the nearest quantised linear function, as"
+        " RegNet's are: the mean of |ln(width / fitted width)|; 0 is a perfect fit. Shown for up to 300"
+        " networks in all."
+    ),
     "seed noise": ("The median standard deviation among trainings of one network that differ in their seed."),
     "Pareto front": ("The networks that no other one beats in both error and multiply-adds."),
     "searched": (

@@ -16,7 +16,7 @@ import pytest
 from anynet_dist.cli import main
 from anynet_dist.sweep.population import Population, write_population
 from anynet_dist.sweep.report import write_pictures, write_report, write_tables
-from anynet_dist.sweep.statistics import compare, trained_errors
+from anynet_dist.sweep.statistics import compare, fit_quantised_linear, trained_errors
 from anynet_dist.system.errors import UserError
 from tests.sweep.conftest import made_up
 
@@ -122,6 +122,13 @@ def test_searched_populations_stay_out_of_distributions(two: list[Population], t
     assert not {"edf", "search", "ranges", "correlations", "normalised"} & set(found)
     assert found["pareto"]
     assert [(each["a"], each["b"]) for each in figures["comparisons"]] == [("wide", "narrow")]
+
+
+def test_the_fit_of_the_widths_is_a_parameter_too(two: list[Population], tmp_path: Path) -> None:
+    figures = write_report(two, tmp_path / "report.html").data
+    shown, member = figures["populations"][0], two[0].members[3]
+    assert shown["members"][3]["p"]["e_fit"] == fit_quantised_linear(member.stages).e_fit
+    assert {"low", "median", "high"} < set(shown["ranges"]["e_fit"])
 
 
 def test_the_tables_hold_what_the_page_shows(two: list[Population], tmp_path: Path) -> None:

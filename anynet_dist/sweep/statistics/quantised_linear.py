@@ -15,7 +15,7 @@ QUANTUM = 8
 """Widths and w0 are multiples of this."""
 WM = (1.5, 3.0)
 """The range of wm that RegNet samples."""
-KEPT = 24
+KEPT = 8
 """Fits of one grid around which the next, finer one is laid."""
 
 
@@ -41,9 +41,9 @@ def fit_quantised_linear(stages: Iterable[Stage]) -> QuantisedLinearFit:
     widths = _block_widths(stages)
     first, largest = widths[0], widths.max()
     w0 = _multiples(first / 2, first * 2)
-    ends = np.geomspace(max(QUANTUM, first / 2), largest * 2, 48)
-    grid = np.stack(np.meshgrid(w0, ends, np.linspace(*WM, 31), indexing="ij"), axis=-1).reshape(-1, 3)
-    step = np.array([ends[1] / ends[0], 0.05])
+    ends = np.geomspace(max(QUANTUM, first / 2), largest * 2, 24)
+    grid = np.stack(np.meshgrid(w0, ends, np.linspace(*WM, 16), indexing="ij"), axis=-1).reshape(-1, 3)
+    step = np.array([ends[1] / ends[0], 0.1])
     for _ in range(2):
         best = grid[np.argsort(_errors(widths, grid), kind="stable")[:KEPT]]
         grid = np.concatenate([best, *(_around(each, step) for each in best)])
