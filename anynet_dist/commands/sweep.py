@@ -2,6 +2,7 @@
 
 `anynet sweep describe SPACE` shows what a space holds; SPACE is a file, or a shipped one such as anynetx_a.
 `anynet sweep sample SPACE --n 500 --out DIR` draws networks, each a run config of its own.
+`anynet sweep search SPACE --trials 100 --out DIR --config CONFIG` looks for good networks instead.
 `anynet sweep run DIR` trains them here; `anynet sweep submit DIR` as one SLURM array.
 `anynet sweep status DIR` says how far they are, `anynet sweep best DIR` which was the best.
 """
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_space(describe)
     describe.add_argument("--seed", type=int, default=0, help="of the networks shown (default: %(default)s)")
     _configure_sample(actions.add_parser("sample", help="draw a population of networks"))
+    _configure_search(actions.add_parser("search", help="look for good networks with Optuna"))
     _configure_run(actions.add_parser("run", help="train the members of a population on this machine"))
     _configure_worker(actions.add_parser("worker", help="train members in this process (run starts these)"))
     _configure_submit(actions.add_parser("submit", help="train the members by one SLURM array"))
@@ -66,6 +68,41 @@ def _configure_sample(parser: argparse.ArgumentParser) -> None:
         " it (default: what the space file names)",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw (default: %(default)s)")
+    parser.set_defaults(overrides=[])
+
+
+def _configure_search(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s SPACE --trials N --out DIR --config CONFIG [--SECTION.OPTION VALUE ...]"
+    _add_space(parser)
+    parser.add_argument(
+        "--trials", type=int, required=True, metavar="N", help="networks to train in all, over all calls"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to make, or to go on in"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help="the run config that each network is trained with; options after it",
+    )
+    parser.add_argument(
+        "--objective",
+        action="append",
+        metavar="NAME",
+        help="val/top1 or another score on validation images, flops, params or acts; several give a Pareto"
+        " front (default: val/top1)",
+    )
+    parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe", help="(default: %(default)s)")
+    parser.add_argument(
+        "--pruner",
+        choices=("asha", "hyperband", "none"),
+        help="ends runs that are behind (default: asha; none where there are several objectives)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument(
+        "--parallel", type=int, metavar="K", help="trials at a time (default: one per GPU, or one)"
+    )
+    _add_attempts(parser)
     parser.set_defaults(overrides=[])
 
 
@@ -156,6 +193,7 @@ def run(args: argparse.Namespace) -> None:
     actions = {
         "describe": _describe,
         "sample": _sample,
+        "search": _search,
         "run": _run,
         "worker": _worker,
         "status": _status,
@@ -207,6 +245,22 @@ def _sample(args: argparse.Namespace) -> None:
         print("no --config was given: each network's config holds the network alone")
 
 
+def _search(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.members import base_options
+    from anynet_dist.sweep.search import Plan, default_pruner
+    from anynet_dist.sweep.search_run import search
+    from anynet_dist.sweep.space_file import config_of
+
+    objectives = tuple(args.objective or ("val/top1",))
+    pruner = args.pruner or default_pruner(objectives)
+    plan = Plan(
+        trials=args.trials, seed=args.seed, objectives=objectives, sampler=args.sampler, pruner=pruner
+    )
+    space, file = _space(args), _space_file(args.space)
+    base = base_options(Path(args.config) if args.config else config_of(file), args.overrides)
+    print(search(args.out, file, space, plan, base, args.parallel, args.attempts))
+
+
 def _run(args: argparse.Namespace) -> None:
     from anynet_dist.sweep.runner import run_members
 
@@ -214,6 +268,13 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _worker(args: argparse.Namespace) -> None:
+    from anynet_dist.sweep.population import read_population
+
+    if read_population(args.folder).kind == "searched":
+        from anynet_dist.sweep.search_worker import work_on_search
+
+        work_on_search(args.folder, args.attempts)
+        return
     from anynet_dist.sweep.worker import work
 
     work(args.folder, args.attempts, args.member, args.overrides)

@@ -50,7 +50,8 @@ class RunStatus:
             self.set("running", None, progress)
 
     def set(self, state: str, reason: str | None, progress: Progress) -> None:
-        """Write that the run is `running`, `stopped` (to be resumed), `finished` or `failed`, and why."""
+        """Write that the run is `running`, `stopped` (to be resumed), `finished`, `pruned` or `failed`,
+        and why."""
         if not self.writes:
             return
         self.written = time.monotonic()

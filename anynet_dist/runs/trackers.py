@@ -32,9 +32,9 @@ from anynet_dist.system.signals import children_ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["finished", "stopped", "failed"]
+Outcome = Literal["finished", "pruned", "stopped", "failed"]
 
-EXIT_CODES: dict[Outcome, int] = {"finished": 0, "stopped": StoppedEarly.exit_code, "failed": 1}
+EXIT_CODES: dict[Outcome, int] = {"finished": 0, "pruned": 0, "stopped": StoppedEarly.exit_code, "failed": 1}
 WAITING_RECORDS = 1000
 
 

@@ -43,12 +43,10 @@ def write_sampled(
     """
     if (folder / POPULATION).exists():
         raise UserError(f"{folder} already holds a population: name another folder")
-    (folder / CONFIGS).mkdir(parents=True, exist_ok=True)
     members = tuple(member_of(space, f"{number:04d}", found) for number, found in enumerate(drawn.samples))
-    write_text(folder / SPACE, space_file.read_text(encoding="utf-8"))
-    write_text(folder / CONFIGS / BASE, dump_options(base) if base else "{}\n")
+    write_shared(folder, space_file, base)
     for member, found in zip(members, drawn.samples, strict=True):
-        write_text(config_file(folder, member.id), _member_config(folder, space, member, found, base))
+        write_config(folder, space, member, found, base)
     population = Population(
         name=space.name,
         kind="sampled",
@@ -65,6 +63,23 @@ def write_sampled(
     )
     write_population(folder, population)
     return population
+
+
+def write_shared(folder: Path, space_file: Path, base: Mapping[str, Any]) -> None:
+    """Write what the members share: the space, and the options of their run configs."""
+    (folder / CONFIGS).mkdir(parents=True, exist_ok=True)
+    write_text(folder / SPACE, space_file.read_text(encoding="utf-8"))
+    write_text(folder / CONFIGS / BASE, base_text(base))
+
+
+def base_text(base: Mapping[str, Any]) -> str:
+    """The run config that the members share."""
+    return dump_options(base) if base else "{}\n"
+
+
+def write_config(folder: Path, space: Space, member: Member, found: Sample, base: Mapping[str, Any]) -> None:
+    """Write the run config of a member."""
+    write_text(config_file(folder, member.id), _member_config(folder, space, member, found, base))
 
 
 def base_options(config: Path | None, overrides: Sequence[str]) -> dict[str, Any]:

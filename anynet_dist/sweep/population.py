@@ -94,14 +94,25 @@ def write_population(folder: Path, population: Population) -> None:
     _write_lines(folder / MEMBERS, (asdict(member) for member in population.members))
     if population.results:
         write_results(folder, population)
+    write_about(folder, population)
+
+
+def write_about(folder: Path, population: Population) -> None:
+    """Write population.json. The number of networks is not in that of a search, which adds to them."""
     about = {
         "format": FORMAT,
         "name": population.name,
         "kind": population.kind,
-        "members": len(population.members),
+        "members": None if population.kind == "searched" else len(population.members),
         "origin": population.origin,
     }
     write_json(folder / POPULATION, about)
+
+
+def append_member(folder: Path, member: Member) -> None:
+    """Add a network to members.jsonl, which is whole at any time; for one process at a time."""
+    written = (folder / MEMBERS).read_text(encoding="utf-8")
+    write_text(folder / MEMBERS, written + json.dumps(asdict(member)) + "\n")
 
 
 def write_results(folder: Path, population: Population) -> None:
@@ -124,7 +135,7 @@ def read_population(folder: Path) -> Population:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{file} is no population of format {FORMAT}")
     members = tuple(_read_lines(folder / MEMBERS, _member))
-    if len(members) != about["members"]:
+    if about["members"] is not None and len(members) != about["members"]:
         raise UserError(
             f"{folder / MEMBERS} has {len(members)} networks, {POPULATION} says {about['members']}"
         )

@@ -16,8 +16,8 @@ from anynet_dist.sweep.population import Population, Result, read_population
 from anynet_dist.system.files import write_json
 from anynet_dist.system.lock import is_held
 
-State = Literal["finished", "running", "interrupted", "waiting", "failed"]
-STATES: tuple[State, ...] = ("finished", "running", "interrupted", "waiting", "failed")
+State = Literal["finished", "pruned", "running", "interrupted", "waiting", "failed"]
+STATES: tuple[State, ...] = ("finished", "pruned", "running", "interrupted", "waiting", "failed")
 SCORES = ("val/ema_top1", "val/top1", "test/ema_top1", "test/top1")
 """Which score of a run counts: the first that it has."""
 
@@ -126,8 +126,9 @@ def collect(folder: Path) -> Population:
 
 def state_of(folder: Path, member: str) -> State:
     """The state of one member."""
-    if is_finished(folder, member):
-        return "finished"
+    ended = end_of(folder, member)
+    if ended:
+        return ended
     if is_held(claim_file(folder, member)):
         return "running"
     if read_attempts(folder, member).given_up:
@@ -137,8 +138,15 @@ def state_of(folder: Path, member: str) -> State:
 
 def is_finished(folder: Path, member: str) -> bool:
     """Whether a member's run has ended as it should."""
+    return end_of(folder, member) == "finished"
+
+
+def end_of(folder: Path, member: str) -> Literal["finished", "pruned"] | None:
+    """How a member's run has ended; None for one that has not, or was cut short."""
     said = RunFiles(run_folder(folder, member)).said
-    return said is not None and said.state == "finished"
+    if said is None:
+        return None
+    return "finished" if said.state == "finished" else "pruned" if said.state == "pruned" else None
 
 
 def claim_file(folder: Path, member: str) -> Path:

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import FrameType
 
 from anynet_dist.data.workers import usable_cores
-from anynet_dist.sweep.population import Population, read_population, write_results
+from anynet_dist.sweep.population import read_population, write_results
 from anynet_dist.sweep.progress import (
     Attempts,
     clock,
     collect,
+    end_of,
     read_attempts,
     state_of,
     write_attempts,
@@ -43,11 +44,13 @@ def run_members(folder: Path, parallel: int | None, attempts: int, retry_failed:
     population = read_population(folder)
     if population.kind == "imported":
         raise UserError(f"{folder}: the networks of a published population cannot be trained")
+    if population.kind == "searched":
+        raise UserError(f"{folder} holds a search: 'anynet sweep search', as it was begun, goes on with it")
     if retry_failed:
         for member in population.members:
             if read_attempts(folder, member.id).given_up:
                 write_attempts(folder, member.id, Attempts())
-    crew = _Crew(folder, population, parallel, attempts)
+    crew = Crew(folder, [member.id for member in population.members], parallel, attempts)
     with crew.forwarding_signals():
         crew.work()
     write_results(folder, collect(folder))
@@ -60,12 +63,12 @@ def run_members(folder: Path, parallel: int | None, attempts: int, retry_failed:
         )
 
 
-class _Crew:
+class Crew:
     """The workers of this call."""
 
-    def __init__(self, folder: Path, population: Population, parallel: int | None, attempts: int) -> None:
+    def __init__(self, folder: Path, members: list[str], parallel: int | None, attempts: int) -> None:
         self.folder, self.attempts = folder, attempts
-        self.members = [member.id for member in population.members]
+        self.members, self.total = members, len(members)
         self.gpus = _gpus()
         self.places = parallel or max(1, len(self.gpus))
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -76,16 +79,15 @@ class _Crew:
     def work(self) -> None:
         """Until no member is left for this machine."""
         where = f"{len(self.gpus)} GPUs" if self.gpus else "the CPU"
-        logger.info("%d members, %d at a time on %s", len(self.members), self.places, where)
-        self.reported = {member for member in self.members if state_of(self.folder, member) == "finished"}
+        logger.info("%d members, %d at a time on %s", self.total, self.places, where)
+        self.reported = {member for member in self.members if end_of(self.folder, member)}
         finished_before = len(self.reported)
         while True:
             self._end_workers()
-            unreported = [member for member in self.members if member not in self.reported]
-            open_members = [m for m in unreported if state_of(self.folder, m) in ("interrupted", "waiting")]
-            if self.stop_signal is None:
-                for place in range(min(self.places, len(open_members) + len(self.workers))):
-                    if place not in self.workers and open_members:
+            untaken = self._untaken()
+            if self.stop_signal is None and untaken:
+                for place in range(min(self.places, untaken + len(self.workers))):
+                    if place not in self.workers:
                         self.workers[place] = self._start(place)
             self._report(finished_before)
             if not self.workers:
@@ -97,6 +99,11 @@ class _Crew:
                 " the same command goes on with them"
             )
 
+    def _untaken(self) -> int:
+        """How many members nobody trains yet."""
+        unreported = [member for member in self.members if member not in self.reported]
+        return sum(state_of(self.folder, each) in ("interrupted", "waiting") for each in unreported)
+
     def _start(self, place: int) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", "anynet_dist", "sweep", "worker", str(self.folder)]
         environment = dict(os.environ)
@@ -105,9 +112,8 @@ class _Crew:
         else:
             cores, _ = usable_cores()
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.places)))
-        logs = self.folder / "logs"
-        logs.mkdir(exist_ok=True)
-        with open(logs / f"{socket.gethostname()}-{place}.log", "ab") as log:
+        self._log(place).parent.mkdir(exist_ok=True)
+        with open(self._log(place), "ab") as log:
             return subprocess.Popen(
                 [*words, "--attempts", str(self.attempts)], env=environment, stdout=log, stderr=log
             )
@@ -123,13 +129,17 @@ class _Crew:
                 self.stop_signal = signal.SIGTERM  # it alone was asked to stop
                 self._forward(signal.SIGTERM)
             elif code not in (0, StoppedEarly.exit_code, 130):
-                logger.warning("worker %d ended with exit code %d: see %s", place, code, self.folder / "logs")
-                if self._made_nothing(worker):
-                    raise RunError(f"the workers cannot start: see {self.folder / 'logs'}")
+                logger.warning("worker %d ended with exit code %d: see %s", place, code, self._log(place))
+                self._check_hope(place, code)
 
-    def _made_nothing(self, worker: subprocess.Popen[bytes]) -> bool:
-        """Whether a worker that failed had not even tried a member."""
-        return not any((self.folder / name).exists() for name in ("claims", "attempts", "runs"))
+    def _check_hope(self, place: int, code: int) -> None:
+        """Raise RunError where another worker would end like the one that did with this exit code."""
+        if not any((self.folder / name).exists() for name in ("claims", "attempts", "runs")):
+            raise RunError(f"the workers cannot start: see {self.folder / 'logs'}")
+
+    def _log(self, place: int) -> Path:
+        """Where a worker's output goes."""
+        return self.folder / "logs" / f"{socket.gethostname()}-{place}.log"
 
     def _report(self, before: int) -> None:
         """A line for each member that is finished or given up since the last look."""
@@ -137,7 +147,7 @@ class _Crew:
             if member in self.reported:
                 continue
             state = state_of(self.folder, member)
-            if state not in ("finished", "failed"):
+            if state not in ("finished", "pruned", "failed"):
                 continue
             self.reported.add(member)
             if state == "failed":
@@ -147,11 +157,12 @@ class _Crew:
             write_results(self.folder, population)
             result = population.results.get(member)
             error = "no score" if result is None else f"top-1 error {result.error:.2f} %"
+            error = state if state == "pruned" else error
             done = len(self.reported) - before
-            left = (time.monotonic() - self.started) / done * (len(self.members) - len(self.reported))
+            left = (time.monotonic() - self.started) / done * (self.total - len(self.reported))
             logger.info(
                 "%s  %s  (%d of %d, about %s left)",
-                *(member, error, len(self.reported), len(self.members), clock(left)),
+                *(member, error, len(self.reported), self.total, clock(left)),
             )
 
     @contextmanager

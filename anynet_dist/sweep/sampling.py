@@ -37,6 +37,11 @@ class Sample:
     """As the model section of a run config."""
     complexity: Complexity
 
+    @property
+    def identity(self) -> str:
+        """Equal for two draws of the same network that is trained in the same way."""
+        return json.dumps([self.model, _training(self.draw)])
+
 
 @dataclass
 class Drawn:
@@ -64,9 +69,8 @@ def sample(space: Space, number: int, seed: int, workers: int = 1) -> Drawn:
         for found in chunk.samples:
             if len(drawn.samples) == number:
                 break
-            identity = json.dumps([found.model, _training(found.draw)])
-            if identity not in seen:
-                seen.add(identity)
+            if found.identity not in seen:
+                seen.add(found.identity)
                 drawn.samples.append(found)
                 last = chunk_number
         drawn.draws += chunk.draws
@@ -82,19 +86,23 @@ def draw_chunk(space: Space, seed: int, number: int) -> Drawn:
     """All networks of chunk `number` of a seed, duplicates included."""
     chunk = Drawn(draws=CHUNK)
     for draw in _draws(space, np.random.default_rng([seed, number])):
-        try:
-            model = model_of(space, draw)
-            spec = network_spec(**model, num_classes=space.num_classes, check=False)
-            complexity = network_complexity(spec, space.resolution)
-        except UserError as error:
-            chunk.refusals[str(error)] += 1
-            continue
-        refusal = space.refusal(complexity)
-        if refusal:
-            chunk.refusals[refusal] += 1
+        found = network_of(space, draw)
+        if isinstance(found, str):
+            chunk.refusals[found] += 1
         else:
-            chunk.samples.append(Sample(draw, model, complexity))
+            chunk.samples.append(found)
     return chunk
+
+
+def network_of(space: Space, draw: Draw) -> Sample | str:
+    """The network of a draw, or why it is none of the space's window."""
+    try:
+        model = model_of(space, draw)
+        spec = network_spec(**model, num_classes=space.num_classes, check=False)
+        complexity = network_complexity(spec, space.resolution)
+    except UserError as error:
+        return str(error)
+    return space.refusal(complexity) or Sample(draw, model, complexity)
 
 
 def _chunks(space: Space, seed: int, workers: int) -> Iterator[Drawn]:

@@ -6,11 +6,13 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from anynet_dist.sweep.members import load_member
 from anynet_dist.sweep.population import read_population
@@ -26,7 +28,12 @@ from anynet_dist.system.errors import StoppedEarly, UserError
 from anynet_dist.system.files import write_json
 from anynet_dist.system.lock import Lock, is_held
 
+if TYPE_CHECKING:
+    from anynet_dist.training.hooks import Hook
+
 logger = logging.getLogger(__name__)
+
+Train = Callable[[Path, str], None]
 
 
 def work(folder: Path, attempts: int, only: str | None = None, overrides: Sequence[str] = ()) -> None:
@@ -90,10 +97,21 @@ def _take(folder: Path, member: str, attempts: int, overrides: Sequence[str]) ->
         return
     with lock:
         if not is_finished(folder, member) and not read_attempts(folder, member).given_up:
-            _train_noted(folder, member, attempts, overrides)
+            train_noted(folder, member, attempts, partial(train, overrides=overrides))
 
 
-def _train_noted(folder: Path, member: str, attempts: int, overrides: Sequence[str]) -> None:
+def train(folder: Path, member: str, hooks: Iterable[Hook] = (), overrides: Sequence[str] = ()) -> None:
+    """Train a member to the end of its run."""
+    from anynet_dist.training.trainer import Trainer
+
+    try:
+        Trainer(load_member(folder, member, overrides), hooks).fit()
+    finally:
+        _forget_run()
+
+
+def train_noted(folder: Path, member: str, attempts: int, train: Train = train) -> None:
+    """Train a member, and note a failure; after `attempts` of them it is given up."""
     before, step = read_attempts(folder, member), step_of(folder, member)
     if step > before.step:
         before = Attempts(step=step)  # it got further since
@@ -104,7 +122,7 @@ def _train_noted(folder: Path, member: str, attempts: int, overrides: Sequence[s
         return
     write_attempts(folder, member, replace(tried, reason="its process ended without a word"))
     try:
-        _train(folder, member, overrides)
+        train(folder, member)
     except (StoppedEarly, KeyboardInterrupt):
         write_attempts(folder, member, before)
         raise
@@ -115,15 +133,6 @@ def _train_noted(folder: Path, member: str, attempts: int, overrides: Sequence[s
         logger.warning("member %s: %s: %s", member, "given up" if given_up else "will be tried again", reason)
     else:
         write_attempts(folder, member, Attempts())
-
-
-def _train(folder: Path, member: str, overrides: Sequence[str]) -> None:
-    from anynet_dist.training.trainer import Trainer
-
-    try:
-        Trainer(load_member(folder, member, overrides)).fit()
-    finally:
-        _forget_run()
 
 
 def _forget_run() -> None:

@@ -32,6 +32,10 @@ class Stopped(StoppedEarly):
         )
 
 
+class Pruned(Exception):  # noqa: N818 - not an error
+    """Raised by a hook on every rank: the run has shown enough. It ends as `pruned`, not to be resumed."""
+
+
 def load_best(checkpoints: Checkpoints, state: RunState, label: str) -> Progress:
     """Load the weights of the best checkpoint by validation, where there is one; called on every rank.
 

@@ -1,4 +1,4 @@
-"""Functions of the user's that a run calls every n steps.
+"""Functions of the user's that a run calls every n steps, or after each evaluation.
 
     @register_hook(every=100)
     def note(trainer):
@@ -6,8 +6,11 @@
             print(trainer.progress.step)
 
 A hook is called on every rank, after each n-th optimizer step and before that step is saved, so it may
-synchronise the ranks. In a plug-in it belongs to the runs whose `plugins` list that file; elsewhere, as in a
-notebook, it is given to `Trainer(config, hooks=[note])`.
+synchronise the ranks. With `every="evaluation"` it is called after each evaluation on the validation images,
+when the scores are in the log and the network is saved, where that was due.
+
+In a plug-in it belongs to the runs whose `plugins` list that file; elsewhere, as in a notebook, it is given
+to `Trainer(config, hooks=[note])`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anynet_dist.system.errors import UserError
 
@@ -24,15 +27,18 @@ Hook = Callable[[Any], object]
 Function = TypeVar("Function", bound=Hook)
 
 _EVERY = "__anynet_every__"
+_EVALUATION = "evaluation"
 
 
-def register_hook(every: int = 1) -> Callable[[Function], Function]:
-    """Mark a function as one to call with the trainer after every `every`-th step.
+def register_hook(every: int | Literal["evaluation"] = 1) -> Callable[[Function], Function]:
+    """Mark a function as one to call with the trainer after every `every`-th step, or after each evaluation.
 
-    Raises UserError where `every` is no positive integer.
+    Raises UserError where `every` is neither a positive integer nor "evaluation".
     """
-    if not isinstance(every, int) or every < 1:
-        raise UserError(f"register_hook: every must be an integer of at least 1 (got {every!r})")
+    if every != _EVALUATION and (not isinstance(every, int) or every < 1):
+        raise UserError(
+            f"register_hook: every must be an integer of at least 1, or '{_EVALUATION}' (got {every!r})"
+        )
 
     def mark(function: Function) -> Function:
         setattr(function, _EVERY, every)
@@ -58,5 +64,13 @@ def _file_of(module: Any) -> Path | None:
 def call_hooks(hooks: Sequence[Hook], trainer: Any, step: int) -> None:
     """Call those whose turn it is after `step`."""
     for hook in hooks:
-        if step % getattr(hook, _EVERY, 1) == 0:
+        every = getattr(hook, _EVERY, 1)
+        if every != _EVALUATION and step % every == 0:
+            hook(trainer)
+
+
+def call_evaluation_hooks(hooks: Sequence[Hook], trainer: Any) -> None:
+    """Call those of evaluations."""
+    for hook in hooks:
+        if getattr(hook, _EVERY, 1) == _EVALUATION:
             hook(trainer)

@@ -28,7 +28,7 @@ from anynet_dist.training.checkpointing import RunState, own_model_files, restor
 from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
 from anynet_dist.training.evaluation import Batch, Evaluator
-from anynet_dist.training.finish import Stopped, explain
+from anynet_dist.training.finish import Pruned, Stopped, explain
 from anynet_dist.training.hooks import Hook, hooks_of
 from anynet_dist.training.optim.ema import WeightAverage
 from anynet_dist.training.optim.optimizers import build_optimizer
@@ -208,6 +208,9 @@ class Run:
             outcome = "finished"
         except Stopped as stopped:
             outcome, why = "stopped", stopped.why
+            raise
+        except Pruned as pruned:
+            outcome, why = "pruned", str(pruned)
             raise
         except BaseException as error:
             explained = explain(error, self.peers, self.config, self.plan, self.state)

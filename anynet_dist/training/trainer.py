@@ -10,7 +10,7 @@ from anynet_dist.training.checkpointing import CheckpointError, save
 from anynet_dist.training.console import train_line, training_bar
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.finish import Stopped, load_best, write_network
-from anynet_dist.training.hooks import call_hooks
+from anynet_dist.training.hooks import call_evaluation_hooks, call_hooks
 from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import set_learning_rate
 from anynet_dist.training.resilience.stop_requests import reason
@@ -108,6 +108,8 @@ class Trainer(Run):
         progress.evaluated = True
         if self.all_steps_done or is_best or self.save_rule.at_epoch_end(progress):
             self.save()
+        if due and self.evaluator.has("val"):
+            call_evaluation_hooks(self.hooks, self)
 
     def finish(self) -> Record:
         """Take the best network where validation chose one, test it, and write it to the run folder."""

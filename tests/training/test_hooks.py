@@ -67,7 +67,7 @@ def test_hooks_are_given_in_python_and_see_the_step_before_it_is_saved(
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, "2"])
 def test_an_interval_that_is_no_positive_integer_is_refused(every: Any) -> None:
-    with pytest.raises(UserError, match=r"every must be an integer of at least 1 \(got "):
+    with pytest.raises(UserError, match=r"every must be an integer of at least 1, or .evaluation. \(got "):
         register_hook(every=every)
 
 
