@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from anynet_dist.report.html import PALETTE, assemble
 from anynet_dist.sweep.figures import Figures, figures_of
 from anynet_dist.sweep.population import Population
 from anynet_dist.sweep.report_text import DEFINITIONS
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import atomic_path, write_json, write_text
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, which colour-blind eyes tell apart; lines also differ by their dashes."""
-
 
 def write_report(populations: Sequence[Population], out: Path) -> Figures:
     """Write the page. Raises UserError where no network of a population has been trained."""
     figures = figures_of(populations)
-    # The page is small and draws its own SVG: plotting libraries that could do as much take 0.9 to 4.5 MB.
     page = files("anynet_dist.sweep") / "page"
-    parts = {name: (page / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
-    data = figures.data | {"palette": PALETTE, "definitions": DEFINITIONS}
-    # JSON inside of a script must not be able to end it, whatever a population is called.
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    html = parts["page.html"].replace("/*CSS*/", parts["page.css"]).replace("/*JS*/", parts["page.js"])
-    write_text(out, html.replace("/*DATA*/", text))
+    write_text(out, assemble(page, figures.data | {"definitions": DEFINITIONS}))
     return figures
 
 

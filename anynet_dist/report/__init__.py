@@ -1,0 +1,1 @@
+"""What people look at, of one run or several: curves, pages, sample grids."""
