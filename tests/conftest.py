@@ -167,6 +167,7 @@ def blobs_config(blobs: Path, tmp_path: Path) -> Path:
         },
         "optim": {"lr": 0.05},
         "eval": {"batch_size": 10},
+        "tracking": {"report": False},  # tests/report looks at it
     }
     path = tmp_path / "blobs.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("file", type=Path, help="the .beton file")
     verify.add_argument("--deep", action="store_true", help="decode every image and compare its checksum")
     verify.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+    _configure_show(actions.add_parser("show", help="write a picture of some images, plain or augmented"))
     _configure_plan(actions.add_parser("plan", help="advise which profile fits this machine"))
     stage = actions.add_parser("stage", help="copy a run's .beton files to a disk of this machine")
     stage.description = (
@@ -108,6 +109,19 @@ def _configure_source(parser: argparse.ArgumentParser) -> None:
         "--test-fraction", type=float, default=0.0, metavar="F", help="the same for test (default: none)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: all usable cores)")
+
+
+def _configure_show(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a picture of some images, as many of each class as there is room for: as they are stored or,"
+        " with --augment, as the run of a config would see them in its first epochs, one image a row."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE_OR_FOLDER", help="a .beton file, or CLASS/IMAGE")
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="default: %(default)s")
+    parser.add_argument("--augment", action="store_true", help="show them augmented, as CONFIG says")
+    parser.add_argument("--config", type=Path, metavar="CONFIG", help="the run config, for --augment")
+    parser.add_argument("--count", type=int, metavar="N", help="images (default: 64; augmented 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
 
 
 def _configure_plan(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +189,7 @@ def run(args: argparse.Namespace) -> None:
         "plan": _plan,
         "verify": _verify,
         "inspect": _inspect,
+        "show": _show,
         "stage": _stage,
     }
     actions[args.action](args)
@@ -265,6 +280,37 @@ def _inspect(args: argparse.Namespace) -> None:
     console = Console()
     console.print(_describe(args.file, verify_beton(args.file)))
     console.print("tables and checksum are right")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from anynet_dist.data.dataset import open_dataset
+    from anynet_dist.report.data_grid import show_augmented, show_stored
+
+    count = args.count if args.count is not None else 8 if args.augment else 64
+    if count < 1:
+        raise UserError(f"--count must be at least 1, not {count}")
+    if args.augment != (args.config is not None):
+        raise UserError("--augment and --config CONFIG belong together: the config says how to augment")
+    if args.augment:
+        from anynet_dist.config import load_config
+        from anynet_dist.training import build
+        from anynet_dist.training.optim.resolution import train_resolution
+
+        config = load_config(args.config, ["--data.train", str(args.file)], only_to_look=True).config
+        data = build.open_splits(replace(config, data=replace(config.data, val=None, test=None)))["train"]
+        config = build.resolve(config, data)
+        show_augmented(
+            data,
+            args.out,
+            count,
+            build.augmentation(config.data.augment),
+            build.resolved_normalisation(config),
+            train_resolution(config.data, epoch=0),
+            args.seed,
+        )
+    else:
+        show_stored(open_dataset(args.file), args.out, count, args.seed)
+    print(f"picture: {args.out}")
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -367,6 +367,9 @@ class TrackingConfig:
     """Seconds to wait for Weights & Biases at the start and at the end; training does not wait for it."""
     tensorboard: bool = False
     """TensorBoard, with the graph of an example input."""
+    report: bool = True
+    """Leave report.html in the run folder at the end, and pictures of a training batch, the curves, the
+    confusion matrix and the most certain mistakes; it takes one more evaluation of the final network."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,22 @@ class RunFolder:
         return self.path / MODEL
 
     @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
+
+    @property
+    def findings(self) -> Path:
+        """What the finished network gets right and wrong."""
+        return self.path / "findings.json"
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """What the report shows, each as a picture by itself."""
+        names = ("train_batch.jpg", "val_mistakes.jpg", "test_mistakes.jpg")
+        return tuple(self.path / name for name in (*names, "confusion_matrix.png", "curves.png"))
+
+    @property
     def plugins(self) -> Path:
         """Copies of the python files that register parts of the network."""
         return self.path / PLUGINS
@@ -106,6 +122,9 @@ class RunFolder:
             self.weights,
             self.status,
             self.resume_me,
+            self.report,
+            self.findings,
+            *self.pictures,
         )
 
     @property

@@ -19,6 +19,8 @@ from anynet_dist.system.redaction import redact
 logger = logging.getLogger(__name__)
 
 UPDATE_S = 10.0
+KEPT_RESTARTS = 100
+"""Steps at which a run was resumed that are kept, the newest."""
 
 
 class RunStatus:
@@ -28,8 +30,9 @@ class RunStatus:
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, total_steps: int, resumed: bool, writes: bool
+        self, folder: RunFolder, config: Config, total_steps: int, resumed_at: int | None, writes: bool
     ) -> None:
+        """`resumed_at` is the step at which a resumed run goes on; None for a new one."""
         self.folder, self.writes = folder, writes
         self.written = 0.0
         self.facts: dict[str, Any] = {
@@ -37,7 +40,7 @@ class RunStatus:
             "pid": os.getpid(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "started": _now(),
-            "restarts": _restarts(folder) + 1 if resumed else 0,
+            **_restarts(folder, resumed_at),
             "total_steps": total_steps,
             "epochs": config.train.epochs,
         }
@@ -73,11 +76,16 @@ def ask_for_resume(folder: RunFolder, facts: dict[str, Any]) -> None:
     write_json(folder.resume_me, {**facts, "time": _now()})
 
 
-def _restarts(folder: RunFolder) -> int:
+def _restarts(folder: RunFolder, resumed_at: int | None) -> dict[str, Any]:
+    """How often the run was resumed so far, and the steps at which it last was."""
+    if resumed_at is None:
+        return {"restarts": 0, "resumed_at": []}
     try:
-        return int(json.loads(folder.status.read_text(encoding="utf-8"))["restarts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        before = json.loads(folder.status.read_text(encoding="utf-8"))
+        count, steps = int(before["restarts"]), [int(step) for step in before.get("resumed_at", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        count, steps = 0, []
+    return {"restarts": count + 1, "resumed_at": [*steps, resumed_at][-KEPT_RESTARTS:]}
 
 
 def _now() -> str:

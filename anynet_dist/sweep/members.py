@@ -148,6 +148,8 @@ def _flat(draw: Draw) -> dict[str, float | str]:
 def _member_config(folder: Path, space: Space, member: Member, found: Sample, base: Mapping[str, Any]) -> str:
     own: dict[str, Any] = {"base": BASE, "run.name": f"{space.name}-{member.id}"}
     own["run.dir"] = str(run_folder(folder, member.id))
+    if "tracking.report" not in base:
+        own["tracking.report"] = False  # the population has a report of its own
     for name, value in found.model.items():
         if name == "regnet":
             own |= {f"model.regnet.{key}": each for key, each in value.items()}

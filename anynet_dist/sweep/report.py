@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from anynet_dist.report.html import PALETTE, assemble
+from anynet_dist.report.pictures import new_figure, save
 from anynet_dist.sweep.figures import Figures, figures_of
 from anynet_dist.sweep.population import Population
 from anynet_dist.sweep.report_text import DEFINITIONS
-from anynet_dist.system.errors import UserError
-from anynet_dist.system.files import atomic_path, write_json, write_text
+from anynet_dist.system.files import write_json, write_text
 
 
 def write_report(populations: Sequence[Population], out: Path) -> Figures:
@@ -53,19 +53,8 @@ def write_tables(populations: Sequence[Population], figures: Figures, folder: Pa
 
 
 def write_pictures(figures: Figures, folder: Path) -> None:
-    """Write edf.png, normalised_edf.png, scatter_flops.png and pareto.png, where there is something to show.
-
-    Raises UserError where matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        from anynet_dist.system.install import install_command
-
-        raise UserError(
-            f"pictures need matplotlib, of the extra 'report': {install_command('report')}"
-        ) from None
-    matplotlib.use("Agg")
+    """Write edf.png, normalised_edf.png, scatter_flops.png and pareto.png, as far as there is something to
+    show."""
     folder.mkdir(parents=True, exist_ok=True)
     populations = figures.data["populations"]
     for name, label, key in (
@@ -94,9 +83,8 @@ def _points(population: dict[str, Any], key: str) -> list[list[float]]:
 
 
 def _picture(populations: Sequence[dict[str, Any]], key: str, label: str, out: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 3.4), dpi=200, layout="constrained")
+    figure = new_figure(5, 3.4, dpi=200)
+    axes = figure.subplots()
     for number, population in enumerate(populations):
         points = _points(population, key)
         if not points:
@@ -118,6 +106,4 @@ def _picture(populations: Sequence[dict[str, Any]], key: str, label: str, out: P
     axes.set_ylabel(label if errors_below else "top-1 error (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, format="png")
-    plt.close(figure)
+    save(figure, out)

@@ -223,10 +223,10 @@ def build_train_loader(
     loader = train_loader(
         data,
         plan,
-        _augmentation(config.data.augment),
+        augmentation(config.data.augment),
         resolution=config.data.train_res,  # the largest
         seed=config.run.seed,
-        normalisation=_resolved_normalisation(config),
+        normalisation=resolved_normalisation(config),
         placement=_placement(config, accelerator, memory_format),
         loader=config.data.loader,
     )
@@ -234,7 +234,7 @@ def build_train_loader(
     return loader
 
 
-def _augmentation(config: AugmentConfig) -> Augmentation:
+def augmentation(config: AugmentConfig) -> Augmentation:
     """The part of it that the loader does; mixing is the trainer's."""
     return Augmentation(**{item.name: getattr(config, item.name) for item in fields(Augmentation)})
 
@@ -249,13 +249,14 @@ def build_eval_loader(
         resolution=config.data.eval_res,
         crop_ratio=_crop_ratio(config, data),
         eval_resize=config.data.eval_resize,
-        normalisation=_resolved_normalisation(config),
+        normalisation=resolved_normalisation(config),
         placement=_placement(config, accelerator, memory_format),
         loader=config.data.loader,
     )
 
 
-def _resolved_normalisation(config: Config) -> Normalisation:
+def resolved_normalisation(config: Config) -> Normalisation:
+    """That of a config which `resolve` has completed."""
     assert config.data.mean is not None
     assert config.data.std is not None
     return Normalisation(config.data.mean, config.data.std)

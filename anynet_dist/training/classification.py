@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from anynet_dist.data.transforms.mix import Mixing
+from anynet_dist.training.inspection import Inspection
 from anynet_dist.training.task import RunningScores, Scores, Task, TaskSetting
 
 
@@ -176,6 +177,27 @@ class Classification(Task):
     def running_scores(self, device: torch.device, evaluation: bool = False) -> RunningClassificationScores:
         """As in Task; those of an evaluation count each class too."""
         return RunningClassificationScores(device, self.setting.num_classes if evaluation else 0)
+
+    def inspection(self, device: torch.device, resolution: int) -> Inspection | None:
+        """As in Task."""
+        return Inspection(self.setting.num_classes, resolution, device)
+
+    def describe(self, targets: Tensor) -> list[str]:
+        """As in Task: the class, or the two largest parts where images are blended."""
+        if targets.dim() == 1:
+            return [self.name(label) for label in targets.tolist()]
+        parts, classes = targets.topk(min(2, targets.shape[1]), dim=1)
+        return [
+            "\n".join(
+                f"{part:.0%} {self.name(number)}" for part, number in zip(*both, strict=True) if part > 0
+            )
+            for both in zip(parts.tolist(), classes.tolist(), strict=True)
+        ]
+
+    def name(self, number: int) -> str:
+        """What a class is called."""
+        names = self.setting.classes
+        return names[number] if number < len(names) else f"class {number}"
 
     def flipped(self, network: nn.Module) -> nn.Module:
         """As in Task."""

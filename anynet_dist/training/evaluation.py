@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from anynet_dist.config.schema import Config
 from anynet_dist.data.loaders.base import Loader
 from anynet_dist.runs.metrics_log import Record, RunLog
+from anynet_dist.training.inspection import Inspection
 from anynet_dist.training.optim.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.task import Scores, Task
 
@@ -27,16 +28,9 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], accelerator: Accelera
     Samples whose outputs are not finite are counted as wrong, with a warning. `network` is the bare module,
     not the distributed one, so ranks may have different numbers of batches.
     """
-    was_training = network.training
-    network.eval()
     running = task.running_scores(accelerator.device, evaluation=True)
-    for images, labels in batches:
-        inputs, targets = task.batch(images, labels)
-        with accelerator.autocast():
-            outputs = network(inputs)
-        outputs = outputs.float()
+    for _, outputs, targets in _answers(network, batches, accelerator, task):
         running.update(outputs, targets, task.evaluation_loss(outputs, targets))
-    network.train(was_training)
     scores = running.reduce(accelerator)
     not_finite = getattr(scores, "not_finite", 0)
     if not_finite and accelerator.is_main_process:
@@ -46,6 +40,21 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], accelerator: Accelera
             scores.count,
         )
     return scores
+
+
+@torch.inference_mode()
+def _answers(
+    network: nn.Module, batches: Iterable[Batch], accelerator: Accelerator, task: Task
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs, outputs and targets, batch by batch, of the network in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    for images, labels in batches:
+        inputs, targets = task.batch(images, labels)
+        with accelerator.autocast():
+            outputs = network(inputs)
+        yield inputs, outputs.float(), targets
+    network.train(was_training)
 
 
 class Evaluator:
@@ -87,6 +96,23 @@ class Evaluator:
         self.log.write(record)
         logger.info("epoch %d  %s", epoch, self.task.summary(record, split))
         return record
+
+    @torch.inference_mode()
+    def inspect(self, split: str) -> Inspection | None:
+        """A closer look at the network that the run ends with, on a split; None where the task has none.
+
+        Called on every rank.
+        """
+        loader, network = self.loaders[split], list(self.networks.values())[-1]
+        inspection = self.task.inspection(self.accelerator.device, self.config.data.eval_res or 0)
+        if inspection is None:
+            return None
+        order = torch.from_numpy(loader.order())
+        for inputs, outputs, targets in _answers(network, self._watched(loader), self.accelerator, self.task):
+            inspection.update(inputs, outputs, targets)
+        inspection.name_samples(order)
+        inspection.gather(self.accelerator)
+        return inspection
 
     def settle_batch_norm(self) -> None:
         """Give all ranks the same batch-norm statistics before they evaluate and save."""

@@ -32,6 +32,7 @@ from anynet_dist.training.finish import Pruned, Stopped, explain
 from anynet_dist.training.hooks import Hook, hooks_of
 from anynet_dist.training.optim.ema import WeightAverage
 from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.pictures import BatchPicture
 from anynet_dist.training.profile import StepProfiler
 from anynet_dist.training.resilience import faults
 from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
@@ -174,11 +175,18 @@ class Run:
         if on_main:
             self.checkpoints.set_aside_after(self.progress.step)
             self.checkpoints.refresh_links()
-        self.status = RunStatus(self.folder, config, self.plan.total_steps, bool(self.checkpoint), on_main)
+        resumed_at = self.progress.step if self.checkpoint else None
+        self.status = RunStatus(self.folder, config, self.plan.total_steps, resumed_at, on_main)
         self.status.set("running", None, self.progress)
         self.log = RunLog(self.folder, config, self.progress, on_main)
         if self.progress.step == 0 and self.log.trackers:
             self.log.trackers.show_graph(self.network, dump_config(config), self.description.resolution)
+        self.batch_picture = BatchPicture(
+            self.folder.path / "train_batch.jpg",
+            self.description.mean,
+            self.description.std,
+            active=on_main and config.tracking.report and self.progress.step == 0,
+        )
         self.profiler = StepProfiler(config.train.profile, self.folder.profile, self.progress.step, on_main)
         self._owned.callback(self.profiler.close)
         self.evaluator = Evaluator(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anynet_dist.system.errors import UserError
+from anynet_dist.training.inspection import Inspection
 from anynet_dist.training.optim.losses import ImageLoss
 
 
@@ -136,6 +137,14 @@ class Task(ABC):
     @abstractmethod
     def running_scores(self, device: torch.device, evaluation: bool = False) -> RunningScores:
         """Where scores are summed; those of an `evaluation` may be more detailed."""
+
+    def inspection(self, device: torch.device, resolution: int) -> Inspection | None:
+        """What looks closer at a finished network, for the report; None for nothing."""
+        return None
+
+    def describe(self, targets: Tensor) -> list[str]:
+        """A short text for each sample of a training batch, for its picture; `targets` are those of `mix`."""
+        return [""] * len(targets)
 
     def flipped(self, network: nn.Module) -> nn.Module:
         """The network with test-time flip. Raises UserError where the task has none."""

@@ -13,6 +13,7 @@ from anynet_dist.training.finish import Stopped, load_best, write_network
 from anynet_dist.training.hooks import call_evaluation_hooks, call_hooks
 from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import set_learning_rate
+from anynet_dist.training.pictures import leave_report
 from anynet_dist.training.resilience.stop_requests import reason
 from anynet_dist.training.run import Run
 from anynet_dist.training.step_record import warn_of_high_loss
@@ -63,6 +64,7 @@ class Trainer(Run):
             inputs, targets = task.batch(images, labels)
             place = plan.micro_batch_number(progress.step, number, accelerator.process_index)
             mixed, mixed_targets = task.mix(inputs, targets, place)
+            self.batch_picture.see(mixed, mixed_targets, task)
             with accelerator.accumulate(self.model):
                 outputs = self.model(mixed).float()
                 loss = task.loss(outputs, mixed_targets)
@@ -120,6 +122,8 @@ class Trainer(Run):
         if self.evaluator.has("test"):
             result = self.evaluator.evaluate("test", self.progress.step, epoch, final=True)
         write_network(self.folder, self.state, self.description, epoch, result)
+        if self.config.tracking.report:
+            leave_report(self.folder, self.evaluator, epoch, self.description.classes)
         return {"run": str(self.folder.path), **result, "epoch": epoch}
 
     @property

@@ -95,6 +95,7 @@ class User:
             },
             "optim": {"lr": 0.05},
             "checkpoint": {"every": "20 steps"},
+            "tracking": {"report": False},
         }
         for section, values in changes.items():
             config[section] = {**config.get(section, {}), **values}

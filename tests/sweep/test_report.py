@@ -1,11 +1,8 @@
 """The report of populations: what it shows, what it refuses, and that it works in a browser by itself."""
 
 import csv
-import html
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,11 @@ from anynet_dist.sweep.population import Population, write_population
 from anynet_dist.sweep.report import write_pictures, write_report, write_tables
 from anynet_dist.sweep.statistics import compare, fit_quantised_linear, trained_errors
 from anynet_dist.system.errors import UserError
+from tests.browser import open_in_browser
 from tests.sweep.conftest import made_up
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
-# Runs before the page's own script, which then works as for a user, and after it.
-BEFORE = """<script>window.problems = [];
-addEventListener("error", e => problems.push(String(e.message)));
-addEventListener("securitypolicyviolation", e => problems.push("request to " + e.blockedURI));</script>"""
-AFTER = """<script>
-const seen = {}, text = id => document.getElementById(id).textContent;
+TRIES = """
+const text = id => document.getElementById(id).textContent;
 const column = i => [...document.querySelectorAll("#networks tbody tr")].map(r => r.children[i].textContent);
 const click = i => document.querySelectorAll("#networks thead button")[i].click();
 seen.first = column(2);
@@ -41,28 +34,13 @@ const select = document.getElementById("column");
 select.value = "width2"; select.dispatchEvent(new Event("change"));
 seen.scatter = text("dependence");
 seen.charts = document.querySelectorAll("figure svg").length;
-seen.title = document.title; seen.verdicts = text("verdicts"); seen.problems = problems;
-document.documentElement.innerHTML = ""; document.documentElement.textContent = JSON.stringify(seen);
-</script>"""
+seen.title = document.title; seen.verdicts = text("verdicts");
+"""
 
 
 def in_browser(page: Path) -> dict[str, Any]:
-    """What a browser sees of the page, sorted, searched and clicked, with all errors and requests."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install it to try the page")
-    tried = page.with_name("tried.html")
-    text = page.read_text().replace("<head>", f"<head>{BEFORE}").replace("</body>", f"{AFTER}</body>")
-    tried.write_text(text)
-    words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'chromium'}"]
-    done = subprocess.run(
-        [CHROMIUM, *words, "--virtual-time-budget=5000", "--dump-dom", tried.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    dumped = re.sub(r"<[^>]*>", "", done.stdout)
-    seen: dict[str, Any] = json.loads(html.unescape(dumped))
-    return seen
+    """What a browser sees of the page, sorted, searched and clicked."""
+    return open_in_browser(page, TRIES)
 
 
 @pytest.mark.slow

@@ -110,6 +110,7 @@ def test_a_published_network_trains_on_the_digits_with_nothing_set(tmp_path: Pat
                 "model": {"preset": "regnetx_200mf"},
                 "data": {"train": str(tmp_path / "train.beton"), "val": str(tmp_path / "val.beton")},
                 "train": {"global_batch": 64, "epochs": 5, "precision": "fp32"},
+                "tracking": {"report": False},
             }
         )
     )

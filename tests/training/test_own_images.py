@@ -46,6 +46,7 @@ def config(tmp_path: Path) -> Path:
         },
         "train": {"epochs": 1, "global_batch": 12, "precision": "fp32", "memory_format": "contiguous"},
         "optim": {"lr": 0.05},
+        "tracking": {"report": False},
     }
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(options))

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anynet_dist.data.dataset import Dataset
 from anynet_dist.data.loaders.transfer import Transfer
-from anynet_dist.data.order import Plan, SampleKeys, check_rank, sample_keys
+from anynet_dist.data.order import Indices, Plan, SampleKeys, check_rank, sample_keys
 from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.data.transforms.params import SampleTransform
 
@@ -74,6 +75,12 @@ class Loader(Protocol):
         where a shift or a hole would be larger than that.
         """
 
+    def order(self) -> Indices:
+        """Which stored samples the next iteration yields on this rank, in their order."""
+
+    def sample_name(self, sample: int) -> str:
+        """What to call a stored sample: its path where it has one."""
+
     def close(self) -> None:
         """End the loader's threads and processes."""
 
@@ -95,6 +102,15 @@ class RequestedLoader:
     def set_resolution(self, resolution: int) -> None:
         """From the next iteration on, images are `resolution` pixels wide and high."""
         self.transform = replace(self.transform, resolution=resolution)
+
+    def order(self) -> Indices:
+        """Which stored samples the next iteration yields on this rank, in their order."""
+        batches = [keys.indices for keys in self.request.batches(*self._start)]
+        return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+
+    def sample_name(self, sample: int) -> str:
+        """What to call a stored sample: its path where it has one."""
+        return self.request.data.samples.name(sample)
 
     def close(self) -> None:
         """There is nothing to end."""

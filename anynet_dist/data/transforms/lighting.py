@@ -61,6 +61,14 @@ class LitLoader:
         """From the next iteration on, images are `resolution` pixels wide and high."""
         self.loader.set_resolution(resolution)
 
+    def order(self) -> Indices:
+        """Which stored samples the next iteration yields on this rank, in their order."""
+        return self.loader.order()
+
+    def sample_name(self, sample: int) -> str:
+        """What to call a stored sample: its path where it has one."""
+        return self.loader.sample_name(sample)
+
     def close(self) -> None:
         """End the loader's threads and processes."""
         self.loader.close()

@@ -90,52 +90,14 @@ function fronts() {
   at("fronts").innerHTML = charts.join("");
 }
 
-// A network as its stages: a bar each, as long as it is deep, as high as it is wide.
-function drawing(stages, widest, deepest) {
-  if (!stages.length) return "";
-  const unit = Math.max(1.5, Math.min(6, 150 / deepest));
-  let x = 0, bars = "";
-  for (const [block, depth, width, ratio, group] of stages) {
-    const high = width == null ? 10 : Math.max(2, 22 * Math.sqrt(width / widest)), long = Math.max(2, depth * unit);
-    bars += `<rect x="${x.toFixed(1)}" y="${(24 - high) / 2}" width="${long.toFixed(1)}" height="${high.toFixed(1)}" rx="1" fill="currentColor" opacity=".55"><title>${safe(describe([block, depth, width, ratio, group]))}</title></rect>`;
-    x += long + 2;
-  }
-  return `<svg width="${Math.ceil(x)}" height="24" role="img" aria-label="${safe(stages.map(describe).join(", "))}">${bars}</svg>`;
-}
-const describe = ([block, depth, width, ratio, group]) => `${depth} x ${block}${width == null ? "" : " " + width}${ratio == null || ratio === 1 ? "" : ", b " + ratio}${group == null ? "" : ", g " + group}`;
-
 function networks() {
   const rows = populations.flatMap(p => p.members.map(m => ({ p, m, text: [p.name, m.id, ...Object.entries(m.p).map(([k, v]) => `${k}=${v}`), ...m.s.map(describe)].join(" ").toLowerCase() })));
   const measures = ["flops", "params", "acts"].filter(n => rows.some(r => n in r.m.c));
   const columns = [["population", r => r.p.name], ["network", r => r.m.id], ["error (%)", r => r.m.e], ...measures.map(n => [n, r => r.m.c[n]]), ["stages", r => r.m.s.reduce((d, s) => d + s[1], 0)]];
   const widest = Math.max(1, ...rows.flatMap(r => r.m.s.map(s => s[2] || 1))), deepest = Math.max(1, ...rows.map(r => r.m.s.reduce((d, s) => d + s[1], 0)));
-  let order = 2, down = false;
-  const body = document.createElement("tbody");
-  at("networks").innerHTML = `<thead><tr>${columns.map(([n], i) => `<th aria-sort="none"${i > 1 && i < columns.length - 1 ? ' class="number"' : ""}><button type="button" data-column="${i}">${safe(n)}</button></th>`).join("")}</tr></thead>`;
-  at("networks").append(body);
-  for (const r of rows) {
-    r.row = document.createElement("tr");
-    r.row.tabIndex = 0;
-    r.row.innerHTML = columns.map(([n, get], i) => i === columns.length - 1 ? `<td>${drawing(r.m.s, widest, deepest)}</td>` : i > 1 ? `<td class="number">${n === "error (%)" ? percent(r.m.e) : short(get(r))}</td>` : `<td>${safe(get(r))}</td>`).join("");
-    const show = () => { for (const other of rows) other.row.classList.remove("chosen"); r.row.classList.add("chosen"); details(r.p, r.m); };
-    r.row.addEventListener("click", show);
-    r.row.addEventListener("keydown", e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); show(); } });
-  }
-  const fill = () => {
-    const words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean), get = columns[order][1];
-    const kept = rows.filter(r => words.every(w => r.text.includes(w)));
-    kept.sort((a, b) => {
-      const [u, v] = [get(a), get(b)];
-      if (u == null || v == null) return (u == null) - (v == null);
-      return (typeof u === "number" ? u - v : String(u).localeCompare(String(v))) * (down ? -1 : 1);
-    });
-    body.replaceChildren(...kept.map(r => r.row));
-    at("count").textContent = `${kept.length} of ${rows.length} networks`;
-    at("networks").querySelectorAll("th").forEach((th, i) => th.setAttribute("aria-sort", i === order ? (down ? "descending" : "ascending") : "none"));
-  };
-  at("networks").querySelectorAll("button").forEach(b => b.addEventListener("click", () => { const c = +b.dataset.column; down = c === order ? !down : false; order = c; fill(); }));
-  at("search").addEventListener("input", fill);
-  fill();
+  sortable(at("networks"), columns.map(([name, get], i) => ({ name, get, number: i > 1 && i < columns.length - 1,
+    cell: i === columns.length - 1 ? r => drawing(r.m.s, widest, deepest) : name === "error (%)" ? r => percent(r.m.e) : r => short(get(r)) })), rows,
+    { order: 2, search: at("search"), count: at("count"), noun: "networks", choose: r => details(r.p, r.m) });
 }
 
 function details(p, m) {
