@@ -62,6 +62,13 @@ def _configure_sample(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="the same seed draws the same networks (default: 0)"
     )
     parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="R",
+        help="trainings of each network, with other seeds: they show the noise of the seed (default: 1)",
+    )
+    parser.add_argument(
         "--config",
         metavar="CONFIG",
         help="the run config that each network is trained with, but for its network; options after it change"
@@ -232,14 +239,15 @@ def _sample(args: argparse.Namespace) -> None:
     from anynet_dist.sweep.sampling import sample
     from anynet_dist.sweep.space_file import config_of
 
-    if args.n < 1:
-        raise UserError(f"--n must be at least 1, not {args.n}")
+    for name in ("n", "repeats"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1, not {getattr(args, name)}")
     if (args.out / POPULATION).exists():
         raise UserError(f"{args.out} already holds a population: name another folder")
     space, file = _space(args), _space_file(args.space)
     base = base_options(Path(args.config) if args.config else config_of(file), args.overrides)
     drawn = sample(space, args.n, args.seed, args.workers)
-    write_sampled(args.out, file, space, drawn, args.seed, base)
+    write_sampled(args.out, file, space, drawn, args.seed, base, args.repeats)
     print(f"{args.n} networks of {space.name} in {args.out}, from {drawn.draws:,} draws")
     if not base:
         print("no --config was given: each network's config holds the network alone")
@@ -287,7 +295,7 @@ def _submit(args: argparse.Namespace) -> None:
     from anynet_dist.cluster.inputs import check_files
     from anynet_dist.cluster.site import read_site
     from anynet_dist.cluster.submission import TEMPLATES, Job, prepare, submit
-    from anynet_dist.sweep.members import load_member
+    from anynet_dist.sweep.members import load_member, trainings_of
     from anynet_dist.sweep.population import read_population
     from anynet_dist.system.install import program
 
@@ -300,7 +308,7 @@ def _submit(args: argparse.Namespace) -> None:
         run=args.folder,
         name=population.name,
         overrides=tuple(args.overrides),
-        workers=min(args.workers, len(population.members)),
+        workers=min(args.workers, len(trainings_of(population))),
         at_once=args.at_once,
         **request_of(args),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from anynet_dist.system.errors import UserError
 from anynet_dist.system.files import write_text
 
 CONFIGS, RUNS, BASE = "configs", "runs", "base.yaml"
+REPEAT = "-r"
+"""0003-r2 is the second training of member 0003, with the next seed."""
 _OF_THE_RUN = ("run.name", "run.dir", "run.resume", "run.overwrite")
 _OF_THE_NETWORK = (
     "model.preset",
@@ -34,9 +36,16 @@ _OF_THE_NETWORK = (
 
 
 def write_sampled(
-    folder: Path, space_file: Path, space: Space, drawn: Drawn, seed: int, base: Mapping[str, Any]
+    folder: Path,
+    space_file: Path,
+    space: Space,
+    drawn: Drawn,
+    seed: int,
+    base: Mapping[str, Any],
+    repeats: int = 1,
 ) -> Population:
-    """Write a population whose members can be trained; `base` are the options that they share (base_options).
+    """Write a population whose members can be trained, `repeats` times each; `base` are the options that they
+    share (base_options).
 
     population.json comes last: without it the folder counts for nothing. Raises UserError where the folder
     holds a population already.
@@ -59,6 +68,7 @@ def write_sampled(
             "acceptance": round(drawn.acceptance, 6),
             "degrees_of_freedom": space.degrees_of_freedom,
             "resolution": space.resolution,
+            "repeats": repeats,
         },
     )
     write_population(folder, population)
@@ -104,14 +114,30 @@ def config_file(folder: Path, member: str) -> Path:
 
 
 def run_folder(folder: Path, member: str) -> Path:
-    """The run folder of a member."""
+    """The run folder of a member's training."""
     return folder / RUNS / member
 
 
-def load_member(folder: Path, member: str, overrides: Sequence[str] = ()) -> Config:
-    """The run config of a member, to be trained in its own run folder, going on where it was left."""
-    place = ["--run.dir", str(run_folder(folder, member)), "--run.resume", "auto"]
-    return load_config(config_file(folder, member), [*overrides, *place]).config
+def trainings_of(population: Population) -> list[str]:
+    """What is to be trained: each member under its own name, then the repeats with other seeds."""
+    repeats = int(population.origin.get("repeats", 1))
+    return [
+        name for repeat in range(repeats) for name in (training(m.id, repeat) for m in population.members)
+    ]
+
+
+def training(member: str, repeat: int) -> str:
+    """The name of a member's training; 0 is the first."""
+    return member if repeat == 0 else f"{member}{REPEAT}{repeat + 1}"
+
+
+def load_member(folder: Path, name: str, overrides: Sequence[str] = ()) -> Config:
+    """The run config of a training, in its own run folder, going on where it was left."""
+    member, _, number = name.partition(REPEAT)
+    place = ["--run.dir", str(run_folder(folder, name)), "--run.resume", "auto"]
+    config = load_config(config_file(folder, member), [*overrides, *place]).config
+    repeat = int(number) - 1 if number else 0
+    return replace(config, run=replace(config.run, seed=config.run.seed + repeat))
 
 
 def member_of(space: Space, name: str, found: Sample) -> Member:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from anynet_dist.cluster.run_files import RunFiles
 from anynet_dist.runs.metrics_log import Record, read_records
-from anynet_dist.sweep.members import run_folder
+from anynet_dist.sweep.members import run_folder, training, trainings_of
 from anynet_dist.sweep.population import Population, Result, read_population
 from anynet_dist.system.files import write_json
 from anynet_dist.system.lock import is_held
@@ -40,7 +40,7 @@ class Overview:
 
     name: str
     states: dict[str, State]
-    """By the member's id."""
+    """By the training's name, which is the member's id unless it is a repeat."""
     best: Result | None
     seconds: float | None
     """Wall-clock time of a finished run, the median."""
@@ -62,7 +62,7 @@ class Overview:
         """For JSON."""
         return {
             "name": self.name,
-            "members": len(self.states),
+            "trainings": len(self.states),
             **{state: self.counts[state] for state in STATES},
             "seconds_left": self.seconds_left,
             "best": self.best and {"id": self.best.id, "error": self.best.error},
@@ -71,7 +71,7 @@ class Overview:
 
     def text(self) -> str:
         """For people: a line per state, time left and the best so far."""
-        lines = [f"{self.name}: {len(self.states)} members"]
+        lines = [f"{self.name}: {len(self.states)} trainings"]
         lines += [f"  {self.counts[state]:5}  {state}" for state in STATES]
         if self.seconds_left:
             lines.append(f"about {clock(self.seconds_left)} left")
@@ -91,8 +91,8 @@ def overview(folder: Path) -> Overview:
     """How far a population is. Raises UserError where the folder holds none."""
     population = collect(folder)
     states: dict[str, State] = {
-        member.id: "finished" if member.id in population.results else state_of(folder, member.id)
-        for member in population.members
+        name: "finished" if name in population.results else state_of(folder, name)
+        for name in trainings_of(population)
     }
     times = [_seconds(folder, member) for member, state in states.items() if state == "finished"]
     known = [seconds for seconds in times if seconds is not None]
@@ -114,14 +114,25 @@ def collect(folder: Path) -> Population:
     population = read_population(folder)
     if population.kind == "imported":
         return population
-    results = dict(population.results)
+    repeats = int(population.origin.get("repeats", 1))
+    results = {}
     for member in population.members:
-        if member.id not in results and is_finished(folder, member.id):
-            result = result_of(folder, member.id)
-            if result:
-                results[member.id] = result
-    ordered = {member.id: results[member.id] for member in population.members if member.id in results}
-    return replace(population, results=ordered)
+        known = population.results.get(member.id)
+        if known is None or len(known.errors) < repeats:
+            known = _result(folder, member.id, repeats)
+        if known:
+            results[member.id] = known
+    return replace(population, results=results)
+
+
+def _result(folder: Path, member: str, repeats: int) -> Result | None:
+    """Of all finished trainings of a member; None before the first is."""
+    names = [training(member, repeat) for repeat in range(repeats)]
+    results = [result_of(folder, name) for name in names if is_finished(folder, name)]
+    known = [result for result in results if result]
+    if not known:
+        return None
+    return replace(known[0], id=member, errors=tuple(result.errors[0] for result in known))
 
 
 def state_of(folder: Path, member: str) -> State:

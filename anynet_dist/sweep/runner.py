@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from anynet_dist.data.workers import usable_cores
+from anynet_dist.sweep.members import trainings_of
 from anynet_dist.sweep.population import read_population, write_results
 from anynet_dist.sweep.progress import (
     Attempts,
@@ -22,6 +23,7 @@ from anynet_dist.sweep.progress import (
     collect,
     end_of,
     read_attempts,
+    result_of,
     state_of,
     write_attempts,
 )
@@ -47,17 +49,17 @@ def run_members(folder: Path, parallel: int | None, attempts: int, retry_failed:
     if population.kind == "searched":
         raise UserError(f"{folder} holds a search: 'anynet sweep search', as it was begun, goes on with it")
     if retry_failed:
-        for member in population.members:
-            if read_attempts(folder, member.id).given_up:
-                write_attempts(folder, member.id, Attempts())
-    crew = Crew(folder, [member.id for member in population.members], parallel, attempts)
+        for name in trainings_of(population):
+            if read_attempts(folder, name).given_up:
+                write_attempts(folder, name, Attempts())
+    crew = Crew(folder, trainings_of(population), parallel, attempts)
     with crew.forwarding_signals():
         crew.work()
     write_results(folder, collect(folder))
-    failed = [member.id for member in population.members if state_of(folder, member.id) == "failed"]
+    failed = [name for name in crew.members if state_of(folder, name) == "failed"]
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(population.members)} members failed: {', '.join(failed[:8])}"
+            f"{len(failed)} of {crew.total} members failed: {', '.join(failed[:8])}"
             f"{', ...' if len(failed) > 8 else ''} ('anynet sweep status {folder}' says why;"
             " --retry-failed tries them again)"
         )
@@ -153,9 +155,8 @@ class Crew:
             if state == "failed":
                 logger.warning("%s  failed: %s", member, read_attempts(self.folder, member).reason)
                 continue
-            population = collect(self.folder)
-            write_results(self.folder, population)
-            result = population.results.get(member)
+            write_results(self.folder, collect(self.folder))
+            result = result_of(self.folder, member)
             error = "no score" if result is None else f"top-1 error {result.error:.2f} %"
             error = state if state == "pruned" else error
             done = len(self.reported) - before

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from anynet_dist.sweep.members import load_member
+from anynet_dist.sweep.members import load_member, trainings_of
 from anynet_dist.sweep.population import read_population
 from anynet_dist.sweep.progress import (
     Attempts,
@@ -42,7 +42,7 @@ def work(folder: Path, attempts: int, only: str | None = None, overrides: Sequen
     A member that fails is noted and the next one is taken. `overrides` are options of the runs. Raises
     StoppedEarly when it was asked to stop: the member's run is saved and goes on when it is trained again.
     """
-    members = [member.id for member in read_population(folder).members]
+    members = trainings_of(read_population(folder))
     if only is not None:
         if only not in members:
             raise UserError(f"{folder} has no member {only} (there are {members[0]} to {members[-1]})")

@@ -108,5 +108,5 @@ def test_a_published_population_is_read_and_shown(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert main(["sweep", "status", str(out), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["members"], status["finished"]) == (2, 2)
+    assert (status["trainings"], status["finished"]) == (2, 2)
     assert status["best"] == {"id": "b", "error": 9.5}

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from anynet_dist.runs.metrics_log import read_records
+from anynet_dist.sweep.figures import figures_of
 from anynet_dist.sweep.progress import collect, is_finished, overview
 from tests.conftest import PATIENCE
 
@@ -94,12 +96,31 @@ def test_a_member_is_an_ordinary_run(sampled: Callable[..., Path], tmp_path: Pat
     rates = {read_records(folder / "runs" / member / "metrics.jsonl")[0]["lr"] for member in ("0000", "0001")}
     assert len(rates) == 2, "lr is a parameter of this space"
     status = json.loads(launch("sweep", "status", folder, "--json").stdout)
-    assert (status["members"], status["finished"], status["failed"]) == (3, 3, 0)
+    assert (status["trainings"], status["finished"], status["failed"]) == (3, 3, 0)
     best = min(collect(folder).results.values(), key=lambda result: result.error)
     assert status["best"] == {"id": best.id, "error": best.error}
     assert len(best.curve) == 2
     shutil.rmtree(folder / "runs")
     assert len(collect(folder).results) == 3, "results.jsonl has them without the runs"
+
+
+def test_repeats_differ_by_their_seed_alone(sampled: Callable[..., Path], launch: Launch) -> None:
+    folder = sampled(2, "--repeats", "2", "--train.epochs", "1")
+    assert launch("sweep", "run", folder).stdout.count("top-1 error") == 4
+    seeds = [
+        yaml.safe_load((folder / "runs" / name / "config.yaml").read_text())["run"].get("seed", 0)
+        for name in ("0000", "0000-r2", "0001", "0001-r2")
+    ]
+    assert seeds == [0, 1, 0, 1]
+    results = collect(folder).results
+    assert [len(results[name].errors) for name in ("0000", "0001")] == [2, 2]
+    records = read_records(folder / "runs" / "0001-r2" / "metrics.jsonl")
+    (second,) = (record["val/top1"] for record in records if "val/top1" in record)
+    assert results["0001"].errors[1] == pytest.approx(100 * (1 - second))
+    (shown,) = figures_of([collect(folder)]).data["populations"]
+    assert shown["noise"]["n"] == 2
+    launch("sweep", "run", folder)
+    assert collect(folder).results == results
 
 
 def test_killed_in_the_middle_no_member_is_lost_or_trained_twice(
