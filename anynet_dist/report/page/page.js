@@ -77,7 +77,7 @@ function answers(r) {
   html += `<div class="pair">${total && n <= MOST_DRAWN ? matrix(f, sums) : ""}${total ? `<div class="scroll tall"><table id="classes" class="sortable"></table></div>` : ""}</div>`;
   const confusions = f.counts.filter(([a, b]) => a !== b).sort((a, b) => b[2] - a[2]).slice(0, 12);
   if (confusions.length) html += `<h4>Most frequent confusions</h4><div class="scroll"><table>${table(["class", "taken for", "images", "of the class"], confusions.map(([a, b, c]) => [safe(f.classes[a]), safe(f.classes[b]), [c, "number"], [score(c / sums[a]), "number"]]))}</table></div>`;
-  if (f.mistakes.length) html += `<details><summary>The ${f.mistakes.length} most certain mistakes as a list</summary><div class="scroll"><table>${table(["answer", "certainty", "class", "image"], f.mistakes.map(m => [safe(f.classes[m.guess]), [score(m.confidence), "number"], safe(f.classes[m.label]), safe(m.name)]))}</table></div></details>`;
+  if (f.mistakes.length) html += `<details><summary>The most certain mistakes as a list (${f.mistakes.length})</summary><div class="scroll"><table>${table(["answer", "certainty", "class", "image"], f.mistakes.map(m => [safe(f.classes[m.guess]), [score(m.confidence), "number"], safe(f.classes[m.label]), safe(m.name)]))}</table></div></details>`;
   return { html, after: () => {
     if (!total) return;
     const rows = f.classes.map((name, i) => ({ name, i, accuracy: sums[i] ? right[i] / sums[i] : null }));
