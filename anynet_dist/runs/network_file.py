@@ -92,7 +92,26 @@ def write_state_dict(path: Path, state: Mapping[str, Tensor], metadata: dict[str
     """Write tensors by name as safetensors."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # safetensors' own save_file makes files that only their owner can read, whatever the umask.
-    path.write_bytes(serialize(tensors, metadata=metadata))
+    content = serialize(tensors, metadata=metadata)
+    head, rest = _sorted_head(content)
+    with path.open("wb") as file:
+        file.write(head)
+        file.write(memoryview(content)[rest:])
+
+
+def _sorted_head(content: bytes) -> tuple[bytes, int]:
+    """The head of a safetensors file with its metadata sorted, and where its tensors begin.
+
+    safetensors writes metadata in an order that differs from process to process; so equal networks make equal
+    files.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:start])
+    if "__metadata__" in head:
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text, start
 
 
 def load_network(

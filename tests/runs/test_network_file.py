@@ -1,10 +1,13 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from anynet_dist import build_anynet, load_model
@@ -55,6 +58,22 @@ def test_others_may_read_the_file(saved: Path) -> None:
     reference = saved / "reference"
     reference.touch()
     assert (saved / "model.safetensors").stat().st_mode == reference.stat().st_mode
+
+
+def test_the_same_network_makes_the_same_file_in_any_process(tmp_path: Path) -> None:
+    facts = {f"fact{number}": "ü" * number for number in range(9)}
+    program = (
+        "import sys, torch; from pathlib import Path; from anynet_dist.runs.network_file import save_network,"
+        " NetworkDescription; torch.manual_seed(0);"
+        f" save_network(Path(sys.argv[1]), torch.nn.Linear(2, 3), NetworkDescription(model={{}}), **{facts!r})"
+    )
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for file in files:
+        subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="pt") as opened:
+        assert json.loads(opened.metadata()["fact3"]) == "üüü"
+        assert opened.get_tensor("weight").shape == (3, 2)
 
 
 def test_a_damaged_file_is_named(saved: Path) -> None:
