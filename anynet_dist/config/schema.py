@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from anynet_dist.data.loaders.names import EvalResize, LoaderName
 from anynet_dist.data.transforms.augmentation import Augmentation
@@ -40,6 +40,14 @@ StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps 
 
 PrecisionChoice = Literal["auto", Precision]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
+CompileMode = Literal["auto", "off", "regional", "full", "max-autotune"]
+
+
+def _compile_mode(value: object) -> object:
+    """The mode that is meant by a switch, which is what the option once was."""
+    return {"true": "full", "false": "off"}.get(str(value).lower(), value)
+
 
 LOSSES = ("cross_entropy", "bce")
 TASKS = ("classification",)
@@ -237,8 +245,11 @@ class TrainConfig:
     """Stop after this many evaluations in a row without a better validation top-1. Default: never."""
     clip_grad_norm: Positive | None = None
     """Scale gradients down to at most this norm."""
-    compile: bool = False
-    """Compile the model with torch.compile; the first steps are slow, the rest faster."""
+    compile: Annotated[CompileMode, Field(), BeforeValidator(_compile_mode)] = "off"
+    """Compile the network with torch.compile: `full` (or true) the whole of it, `regional` each block by
+    itself, which takes less time to compile, `max-autotune` the whole with the fastest of several kernels,
+    `auto` the whole where the run is long enough to pay for it. The first steps are slow; compiled code is
+    kept."""
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
     max_bad_steps: NonNegativeInt = 3
@@ -325,6 +336,8 @@ class EvalConfig:
     """Images at a time on each device."""
     flip: bool = False
     """Score the mean of each image's and its mirror image's logits too, beside the plain scores."""
+    compile: bool = False
+    """Let evaluations use compiled code too, where training does (train.compile)."""
     precise_bn: NonNegativeInt = 0
     """Before evaluating, recompute batch-norm statistics over this many training images; 0 keeps the running
     ones."""

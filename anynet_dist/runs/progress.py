@@ -78,6 +78,8 @@ class RunContext:
     total_steps: int
     engine: str = "DDP"
     """Whose optimizer state the checkpoint holds."""
+    compile: str | None = None
+    """What torch.compile compiles of the network; None in a checkpoint of a version that did not note it."""
     data: dict[str, str] = field(default_factory=dict)
     """Split -> digest of its classes and labels."""
 

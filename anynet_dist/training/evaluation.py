@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from anynet_dist.config.schema import Config
 from anynet_dist.data.loaders.base import Loader
 from anynet_dist.runs.metrics_log import Record, RunLog
+from anynet_dist.training.compilation import evaluating
 from anynet_dist.training.inspection import Inspection
 from anynet_dist.training.optim.batch_norm import average_batch_norm, recompute_batch_norm
 from anynet_dist.training.task import Scores, Task
@@ -88,7 +89,8 @@ class Evaluator:
         if self.config.eval.flip:
             networks |= {f"{key}flip_": self.task.flipped(network) for key, network in self.networks.items()}
         for prefix, network in networks.items():
-            scores = evaluate(network, self._watched(self.loaders[split]), self.accelerator, self.task)
+            with evaluating(network, self.config.eval.compile):
+                scores = evaluate(network, self._watched(self.loaders[split]), self.accelerator, self.task)
             record |= scores.record(f"{split}/{prefix}")
             warning = self.task.warning(scores) if final else None
             if warning:
@@ -108,8 +110,10 @@ class Evaluator:
         if inspection is None:
             return None
         order = torch.from_numpy(loader.order())
-        for inputs, outputs, targets in _answers(network, self._watched(loader), self.accelerator, self.task):
-            inspection.update(inputs, outputs, targets)
+        answers = _answers(network, self._watched(loader), self.accelerator, self.task)
+        with evaluating(network, self.config.eval.compile):
+            for inputs, outputs, targets in answers:
+                inspection.update(inputs, outputs, targets)
         inspection.name_samples(order)
         inspection.gather(self.accelerator)
         return inspection
@@ -120,7 +124,7 @@ class Evaluator:
         for network in self.networks.values():
             if samples:
                 loader.set_epoch(0)
-                with self.accelerator.autocast():
+                with self.accelerator.autocast(), evaluating(network, compiled=False):
                     frozen = [network.get_submodule(part) for part in self.config.model.freeze]
                     recompute_batch_norm(network, self._inputs(loader), samples, frozen)
             else:

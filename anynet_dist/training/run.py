@@ -25,6 +25,7 @@ from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log
 from anynet_dist.training import build, setup
 from anynet_dist.training.checkpointing import RunState, own_model_files, restore
+from anynet_dist.training.compilation import compile_network
 from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
 from anynet_dist.training.evaluation import Batch, Evaluator
@@ -118,6 +119,11 @@ class Run:
         logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
         ema = config.ema
         average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
+        compiled = setup.compile_for_training(
+            self.network, config, self.accelerator, plan, checkpoint, self.engine
+        )
+        if average and config.eval.compile:
+            compile_network(average.module, compiled)
         self.task = setup.build_task(config, splits["train"], self.accelerator.device)
         # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
         fused = self.accelerator.scaler is None and self.engine.fused_optimizer
@@ -127,7 +133,7 @@ class Run:
         self.frozen = [self.engine.trained.get_submodule(part) for part in config.model.freeze]
         own_model_files(self.accelerator, self.network)
         self.loaders = setup.build_loaders(config, splits, plan, self.accelerator, memory_format, self._owned)
-        context = setup.describe_run(splits, plan, self.engine, precision, memory_format)
+        context = setup.describe_run(splits, plan, self.engine, precision, memory_format, compiled)
         self.scores = self.task.running_scores(self.accelerator.device)
         self.state = RunState(
             accelerator=self.accelerator,

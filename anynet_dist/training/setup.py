@@ -31,12 +31,14 @@ from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.logging import log_to_file
 from anynet_dist.system.threads import wait_policy
 from anynet_dist.training import build
+from anynet_dist.training.compilation import choose_compile, compile_first, compile_network
 from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.ddp import Engine
 from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 from anynet_dist.training.finetune import freeze, load_pretrained
 from anynet_dist.training.memory_format import choose_memory_format, format_name
+from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import build_schedule
 from anynet_dist.training.task import Task, TaskSetting
 from anynet_dist.training.tasks import make_task
@@ -162,6 +164,26 @@ def place_network(
     return memory_format
 
 
+def compile_for_training(
+    network: AnyNet,
+    config: Config,
+    accelerator: Accelerator,
+    plan: RunPlan,
+    checkpoint: Checkpoint | None,
+    engine: Engine,
+) -> str:
+    """Have the network compiled as the config says, by one rank of each machine first; returns the mode."""
+    images = plan.total_steps * plan.batches.global_batch
+    before = checkpoint.context if checkpoint else None
+    mode, why = choose_compile(config, network.spec, images, engine.name, before)
+    if config.train.compile != "off":
+        logger.info("compile %s: %s", mode, why)
+    side = train_resolution(config.data, checkpoint.progress.epoch if checkpoint else 0)
+    compile_first(network, mode, accelerator, (plan.batches.device_batch, 3, side, side))
+    compile_network(network, mode)
+    return mode
+
+
 def build_task(config: Config, split: Dataset, device: torch.device) -> Task:
     """What the run learns."""
     augment = config.data.augment
@@ -200,7 +222,12 @@ def build_loaders(
 
 
 def describe_run(
-    splits: build.Splits, plan: RunPlan, engine: Engine, precision: str, memory_format: torch.memory_format
+    splits: build.Splits,
+    plan: RunPlan,
+    engine: Engine,
+    precision: str,
+    memory_format: torch.memory_format,
+    compiled: str,
 ) -> RunContext:
     """What a resumed run should find again."""
     return RunContext(
@@ -209,6 +236,7 @@ def describe_run(
         precision=precision,  # type: ignore[arg-type]
         memory_format=format_name(memory_format),
         total_steps=plan.total_steps,
+        compile=compiled,
         engine=engine.name,
         data={name: data_digest(split) for name, split in splits.items()},
     )
@@ -239,7 +267,11 @@ def prepare_folder(
     keep_plugins(plugins, folder)
     write_description(folder.description, description)
     report = environment_report(context.world_size, str(device))
-    choices = {"precision": context.precision, "memory_format": context.memory_format}
+    choices = {
+        "precision": context.precision,
+        "memory_format": context.memory_format,
+        "compile": context.compile,
+    }
     write_json(folder.environment, {**report, **choices})
     return close_log
 

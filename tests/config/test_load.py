@@ -108,3 +108,13 @@ def test_every_option_is_described_and_its_default_known() -> None:
     for key, option in options().items():
         assert option.doc.endswith("."), key
         assert option.default == value_of(Config(), key)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("true", "full"), ("false", "off"), ("off", "off"), ("regional", "regional")]
+)
+def test_compiling_was_once_a_switch(text: str, mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"train:\n  compile: {text}\n")
+    assert load_config(file).config.train.compile == mode
+    assert load_config(file, ["--train.compile", text]).config.train.compile == mode

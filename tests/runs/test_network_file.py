@@ -63,9 +63,10 @@ def test_others_may_read_the_file(saved: Path) -> None:
 def test_the_same_network_makes_the_same_file_in_any_process(tmp_path: Path) -> None:
     facts = {f"fact{number}": "ü" * number for number in range(9)}
     program = (
-        "import sys, torch; from pathlib import Path; from anynet_dist.runs.network_file import save_network,"
-        " NetworkDescription; torch.manual_seed(0);"
-        f" save_network(Path(sys.argv[1]), torch.nn.Linear(2, 3), NetworkDescription(model={{}}), **{facts!r})"
+        "import sys, torch; from pathlib import Path\n"
+        "from anynet_dist.runs.network_file import save_network, NetworkDescription as Description\n"
+        "torch.manual_seed(0)\n"
+        f"save_network(Path(sys.argv[1]), torch.nn.Linear(2, 3), Description(model={{}}), **{facts!r})"
     )
     files = [tmp_path / f"{number}.safetensors" for number in range(3)]
     for file in files:

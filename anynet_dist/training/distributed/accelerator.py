@@ -105,7 +105,7 @@ def build_accelerator(
         "gradient_accumulation_plugin": GradientAccumulationPlugin(
             num_steps=accumulation, sync_with_dataloader=False
         ),
-        "dynamo_plugin": TorchDynamoPlugin(backend="inductor" if config.train.compile else "no"),
+        "dynamo_plugin": TorchDynamoPlugin(backend="no"),  # compilation.py compiles the network itself
         "kwargs_handlers": [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
         ],

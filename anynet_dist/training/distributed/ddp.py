@@ -136,7 +136,7 @@ def reject_ddp_only_options(config: Config, engine: str, precision: str) -> None
     """Raise UserError for options that the other engines cannot follow."""
     if precision == "fp16":
         raise UserError(f"train.precision: {engine} trains in bf16 or fp32; fp16 needs DDP")
-    if config.train.compile:
+    if config.train.compile not in ("off", "auto"):
         raise UserError(f"train.compile: goes with DDP only, not with {engine}")
     if config.optim.name not in ELEMENTWISE:
         raise UserError(

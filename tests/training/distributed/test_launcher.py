@@ -41,14 +41,6 @@ def test_dynamo_and_accumulation_come_from_the_run_and_one_line_says_so(
     assert "train.compile" in line
 
 
-def test_a_run_that_compiles_does_so_in_its_own_way(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
-    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "max-autotune")
-    compiled = replace(config, train=replace(config.train, compile=True))
-    plugin = build_accelerator(compiled, "fp32", accumulation=1).state.dynamo_plugin
-    assert (plugin.backend, plugin.mode) == (DynamoBackend.INDUCTOR, "default")
-
-
 def test_what_asks_for_nothing_is_not_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
