@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anynet_dist.models.registry import register_block, register_head, register_stem
     from anynet_dist.models.vocabulary import complexity
     from anynet_dist.runs.network_file import load_model
+    from anynet_dist.runs.trackers import register_tracker
     from anynet_dist.training.hooks import register_hook
     from anynet_dist.training.optim.losses import register_loss
     from anynet_dist.training.optim.optimizers import register_optimizer
@@ -54,6 +55,7 @@ _HOMES = {
     "register_source": "data.sources",
     "register_stem": "models.registry",
     "register_task": "training.tasks",
+    "register_tracker": "runs.trackers",
     "train_loader": "data.loaders.factory",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "register_source",
     "register_stem",
     "register_task",
+    "register_tracker",
     "train_loader",
 ]
 

@@ -90,6 +90,16 @@ def test_the_hook_is_called(
     assert [line.partition(":")[0] for line in lines] == ["step 2", "step 4", "step 6"]
 
 
+def test_the_tracker_has_the_curves_of_a_resumed_run(
+    plugin: Callable[[str], Path], blobs_config: Path, tmp_path: Path
+) -> None:
+    options = ["--plugins", str(plugin("A tracker")), "--tracking.trackers", "csv", "--resume", "auto"]
+    Trainer(load_config(blobs_config, [*options, "--train.epochs", "1"]).config).fit()
+    Trainer(load_config(blobs_config, options).config).fit()
+    lines = (tmp_path / "run" / "trackers" / "csv" / "curves.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines if ",train/loss," in line] == list("123456")
+
+
 def test_the_source_builds(
     plugin: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

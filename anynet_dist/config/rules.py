@@ -124,8 +124,13 @@ def _run_conflicts(config: Config) -> Iterator[Conflict]:
 
 
 def _tracking_conflicts(tracking: TrackingConfig) -> Iterator[Conflict]:
-    """Names that Weights & Biases would refuse."""
-    if tracking.wandb == "off":
+    """Options of trackers that are not used, and names that Weights & Biases would refuse."""
+    for name in tracking.tracker_options.keys() - tracking.others:
+        message = f"names '{name}', which is not among tracking.trackers"
+        if name in ("wandb", "tensorboard"):
+            message = f"does not take '{name}', which has options of its own"
+        yield Conflict(("tracking.tracker_options", "tracking.trackers"), message)
+    if tracking.wandb_mode == "off":
         return
     project, entity = tracking.wandb_project, tracking.wandb_entity
     if project is not None and (problem := project_problem(project, entity)):
@@ -259,10 +264,17 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
                 "tracking.wandb_entity",
                 "tracking.wandb_group",
                 "tracking.wandb_job_type",
+                "tracking.wandb_artifacts",
+                "tracking.wandb_alerts",
+                "tracking.wandb_watch",
                 "tracking.tags",
-                "tracking.timeout",
             ),
-            config.tracking.wandb == "off",
+            config.tracking.wandb_mode == "off",
             "tracking.wandb is off",
+        ),
+        (
+            ("tracking.notes", "tracking.timeout"),
+            not config.tracking.has_trackers,
+            "no tracker is on",
         ),
     ]

@@ -364,8 +364,15 @@ class CheckpointConfig:
 class TrackingConfig:
     """Where to watch the run, beside the console and metrics.jsonl."""
 
+    trackers: list[str] = field(default_factory=list)
+    """Trackers by name: wandb, tensorboard, any other that accelerate knows, such as mlflow or trackio, or
+    one that a plug-in registers."""
+    tracker_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Arguments for trackers other than wandb and tensorboard, by tracker: {mlflow: {tracking_uri: ...}}."""
+    notes: str | None = None
+    """A description of the run, for trackers. Default: WANDB_NOTES."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Weights & Biases."""
+    """Weights & Biases; `wandb` among the trackers means online where this is off."""
     wandb_project: str | None = None
     """Project in Weights & Biases, or entity/project. Default: WANDB_PROJECT, or anynet."""
     wandb_entity: str | None = None
@@ -374,15 +381,42 @@ class TrackingConfig:
     """Group of runs in Weights & Biases, such as the members of a sweep. Default: WANDB_RUN_GROUP."""
     wandb_job_type: str | None = None
     """Kind of run in Weights & Biases. Default: WANDB_JOB_TYPE."""
+    wandb_artifacts: Literal["off", "best", "final"] = "off"
+    """Weights that Weights & Biases keeps as an artifact when the run ends: those of the best checkpoint, or
+    model.safetensors."""
+    wandb_alerts: bool = False
+    """A message by Weights & Biases (e-mail or Slack) when the run fails, or its loss is not finite."""
+    wandb_watch: Literal["off", "gradients", "all"] = "off"
+    """Histograms of the gradients, or of the weights too, in Weights & Biases; they cost time."""
     tags: list[str] = field(default_factory=list)
     """Tags in Weights & Biases."""
     timeout: Positive = 60.0
-    """Seconds to wait for Weights & Biases at the start and at the end; training does not wait for it."""
+    """Seconds to wait for trackers at the start and at the end; training does not wait for them."""
     tensorboard: bool = False
-    """TensorBoard, with the graph of an example input."""
+    """TensorBoard, with the graph of an example input; the same as `tensorboard` among the trackers."""
     report: bool = True
     """Leave report.html in the run folder at the end, and pictures of a training batch, the curves, the
     confusion matrix and the most certain mistakes; it takes one more evaluation of the final network."""
+
+    @property
+    def wandb_mode(self) -> Literal["off", "online", "offline"]:
+        """How Weights & Biases is used, by either option."""
+        return "online" if self.wandb == "off" and "wandb" in self.trackers else self.wandb
+
+    @property
+    def uses_tensorboard(self) -> bool:
+        """Whether TensorBoard is used, by either option."""
+        return self.tensorboard or "tensorboard" in self.trackers
+
+    @property
+    def others(self) -> list[str]:
+        """The trackers beside these two, each once."""
+        return [name for name in dict.fromkeys(self.trackers) if name not in ("wandb", "tensorboard")]
+
+    @property
+    def has_trackers(self) -> bool:
+        """Whether any tracker is used."""
+        return self.wandb_mode != "off" or self.uses_tensorboard or bool(self.others)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from anynet_dist.report.run_record import Record, RunRecord, flat, network_of
+from anynet_dist.runs.trackers.view import record_key
+from anynet_dist.runs.trackers.wandb_files import payloads
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.install import install_command
-
-BLOCK, HEADER = 32768, struct.Struct("<IHB")
 
 
 def is_wandb_folder(folder: Path) -> bool:
@@ -68,32 +67,13 @@ def _messages(file: Path) -> Iterator[Any]:
         from wandb.proto import wandb_internal_pb2
     except ImportError:
         raise UserError(f"{file} can only be read where wandb is: {install_command('wandb')}") from None
-    for payload in _payloads(file.read_bytes()):
+    for payload in payloads(file.read_bytes()):
         message = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         try:
             message.ParseFromString(payload)
         except Exception:  # protobuf's own kinds: damaged from here on
             return
         yield message
-
-
-def _payloads(content: bytes) -> Iterator[bytes]:
-    """A header, then LevelDB's log format: blocks of 32 KiB, of records in one part or several."""
-    position, record = HEADER.size, b""
-    while position + HEADER.size <= len(content):
-        left = BLOCK - position % BLOCK
-        if left < HEADER.size:
-            position += left
-            continue
-        _, length, kind = HEADER.unpack_from(content, position)
-        end = position + HEADER.size + length
-        if kind == 0 or end > len(content):  # the end, or a record that is being written
-            return
-        record += content[position + HEADER.size : end]
-        position = end
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield record
-            record = b""
 
 
 def _items(items: Any) -> dict[str, Any]:
@@ -109,7 +89,7 @@ def _items(items: Any) -> dict[str, Any]:
 def _record(history: Any) -> Record:
     """An entry under the names of the run's own log."""
     values = _items(history.item)
-    record = dict(values)
+    record = {record_key(name): value for name, value in values.items()}
     step = values.get("global_step")
     if isinstance(step, int | float):
         record["step"] = int(step)

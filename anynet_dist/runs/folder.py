@@ -101,6 +101,11 @@ class RunFolder:
         return self.path / "profile"
 
     @property
+    def trackers(self) -> Path:
+        """What trackers other than Weights & Biases and TensorBoard write here, a folder each."""
+        return self.path / "trackers"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that uses the folder."""
         return self.path / "run.lock"
@@ -136,6 +141,7 @@ class RunFolder:
             self.profile,
             self.path / "wandb",
             self.path / "tensorboard",
+            self.trackers,
         )
 
     def holds_a_run(self) -> bool:

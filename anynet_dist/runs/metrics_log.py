@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from anynet_dist.config.schema import Config
 from anynet_dist.runs.folder import RunFolder
 from anynet_dist.runs.progress import Progress
-from anynet_dist.runs.trackers import Outcome, Trackers
+from anynet_dist.runs.trackers import Outcome, RunFacts, Trackers
 from anynet_dist.system.errors import RunError
 from anynet_dist.system.files import atomic_path, flush
 
@@ -25,17 +27,26 @@ Record = dict[str, Any]
 class RunLog:
     """Appends records to metrics.jsonl and hands them to the trackers; for rank 0, silent on every other."""
 
-    def __init__(self, folder: RunFolder, config: Config, progress: Progress, writes: bool) -> None:
-        """`progress` says how many of the records in the file a resumed run keeps."""
-        self.records = progress.records
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        progress: Progress,
+        writes: bool,
+        facts: RunFacts | None = None,
+    ) -> None:
+        """`progress` says how many of the records in the file a resumed run keeps; trackers show `facts`."""
+        self.records, self.resumed = progress.records, progress.step > 0
         self.file = folder.metrics
         self.may_wait = config.checkpoint.on_error == "continue"
         self.waiting: list[str] = []
         self.kept = hashlib.sha256()
         self.trackers: Trackers | None = None
         if writes:
-            self.kept.update(keep_records(self.file, progress))
-            self.trackers = Trackers(config, folder)
+            kept = keep_records(self.file, progress)
+            self.kept.update(kept)
+            records = [json.loads(line) for line in kept.splitlines()] if config.tracking.has_trackers else []
+            self.trackers = Trackers(config, folder, facts or RunFacts(), records, progress.step)
 
     def write(self, record: Record) -> None:
         """Log one record; it needs `step`, the number of global batches used.
@@ -55,8 +66,12 @@ class RunLog:
             if not self.may_wait:
                 raise RunError(f"cannot write {self.file}: {error.strerror}") from None
             logger.warning("cannot write %s: %s; %d records wait", self.file, error, len(self.waiting))
-        values = {key: value for key, value in record.items() if isinstance(value, (int, float))}
-        self.trackers.log(values, record["step"])
+        self.trackers.log(record, self.records)
+
+    def show_network(self, network: nn.Module, resolution: int) -> None:
+        """Have the trackers show the network before it trains; `resolution` is the side of its images."""
+        if self.trackers:
+            self.trackers.show_network(network, resolution, self.resumed)
 
     def _write_waiting(self) -> None:
         if self.waiting:
@@ -74,8 +89,11 @@ class RunLog:
         if self.file.exists():
             flush(self.file)
 
-    def close(self, outcome: Outcome) -> None:
-        """Write what waits, and finish the trackers. Records that no disk takes go to the console."""
+    def close(self, outcome: Outcome, why: str | None = None) -> None:
+        """Write what waits, and finish the trackers, which show how and why the run ended.
+
+        Records that no disk takes go to the console.
+        """
         if self.trackers is None:
             return
         try:
@@ -83,7 +101,7 @@ class RunLog:
         except OSError as error:
             lines = "".join(self.waiting)
             logger.error("cannot write %s: %s; these records are not in it:\n%s", self.file, error, lines)
-        self.trackers.finish(outcome)
+        self.trackers.finish(outcome, why)
         self.trackers = None
 
 

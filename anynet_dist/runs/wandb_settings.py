@@ -73,9 +73,9 @@ def _mode(config: Config, environment: Mapping[str, str]) -> str:
     mode = environment.get("WANDB_MODE")
     if mode and mode not in MODES:
         raise UserError(f"WANDB_MODE: must be one of {', '.join(MODES)} (got '{mode}')")
-    if mode == "disabled" or config.tracking.wandb == "off":
+    if mode == "disabled" or config.tracking.wandb_mode == "off":
         return "off"
-    return "offline" if mode in ("offline", "dryrun") else config.tracking.wandb
+    return "offline" if mode in ("offline", "dryrun") else config.tracking.wandb_mode
 
 
 def _left_out(config: Config, environment: Mapping[str, str]) -> list[str]:
@@ -84,7 +84,10 @@ def _left_out(config: Config, environment: Mapping[str, str]) -> list[str]:
     decides = {
         "WANDB_PROJECT": tracking.wandb_project,
         "WANDB_ENTITY": tracking.wandb_entity,
-        "WANDB_MODE": tracking.wandb if environment.get("WANDB_MODE") == "online" else None,
+        "WANDB_RUN_GROUP": tracking.wandb_group,
+        "WANDB_JOB_TYPE": tracking.wandb_job_type,
+        "WANDB_NOTES": tracking.notes,
+        "WANDB_MODE": tracking.wandb_mode if environment.get("WANDB_MODE") == "online" else None,
         "WANDB_DIR": "the run folder",
         "WANDB_RESUME": "allow",
     }

@@ -182,7 +182,7 @@ def _member_config(folder: Path, space: Space, member: Member, found: Sample, ba
         else:
             own[f"model.{name}"] = value
     own |= {name: values[0] for name, values in found.draw.items() if "." in name and "regnet." not in name}
-    if base.get("tracking.wandb", "off") != "off":
+    if base.get("tracking.wandb", "off") != "off" or "wandb" in base.get("tracking.trackers", []):
         own |= {"tracking.wandb_group": space.name, "tracking.wandb_job_type": "member"}
         own["tracking.tags"] = [*base.get("tracking.tags", []), "sweep"]
     return dump_options(own)

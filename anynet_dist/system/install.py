@@ -39,6 +39,11 @@ def install_command(extra: str) -> str:
     return f"{_installer()} {_source(extra)}"
 
 
+def install_package_command(package: str) -> str:
+    """How to add a package that is in none of our extras to this Python."""
+    return f"{_installer()} {package}"
+
+
 def _installer() -> str:
     if _has_pip():
         return f"{program('python')} -m pip install"

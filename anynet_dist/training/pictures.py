@@ -18,6 +18,7 @@ from anynet_dist.report.pictures import write_confusion, write_curves
 from anynet_dist.report.run_record import read_run
 from anynet_dist.report.run_report import write_report
 from anynet_dist.runs.folder import RunFolder
+from anynet_dist.runs.trackers import Trackers
 from anynet_dist.training.evaluation import Evaluator
 from anynet_dist.training.inspection import Inspection
 from anynet_dist.training.task import Task
@@ -32,9 +33,11 @@ Channels = tuple[float, float, float]
 class BatchPicture:
     """A picture of the first training batch of a run, augmented and blended, as the network sees it."""
 
-    def __init__(self, out: Path, mean: Channels, std: Channels, active: bool) -> None:
+    def __init__(
+        self, out: Path, mean: Channels, std: Channels, trackers: Trackers | None, active: bool
+    ) -> None:
         """`active` on rank 0 of a new run; elsewhere nothing is drawn."""
-        self.out, self.mean, self.std, self.active = out, mean, std, active
+        self.out, self.mean, self.std, self.trackers, self.active = out, mean, std, trackers, active
 
     def see(self, inputs: Tensor, targets: Tensor, task: Task) -> None:
         """Draw the first batch that is seen: inputs (B, 3, R, R) and what `Task.mix` made of the targets."""
@@ -44,6 +47,8 @@ class BatchPicture:
         with harmless(self.out.name):
             images = pixels(inputs[:SHOWN], self.mean, self.std)
             write_grid(self.out, images, task.describe(targets[:SHOWN]))
+            if self.trackers:
+                self.trackers.show_pictures({"train/batch": self.out}, step=0)
 
 
 @contextmanager
@@ -62,7 +67,9 @@ def pixels(images: Tensor, mean: Channels, std: Channels) -> list[NDArray[np.uin
     return list(shown.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def leave_report(folder: RunFolder, evaluator: Evaluator, epoch: int, classes: Sequence[str]) -> None:
+def leave_report(
+    folder: RunFolder, evaluator: Evaluator, step: int, epoch: int, classes: Sequence[str]
+) -> None:
     """Look closer at the network that the run ends with, then draw everything; called on every rank."""
     split = next((name for name in ("val", "test") if evaluator.has(name)), None)
     inspection = evaluator.inspect(split) if split else None
@@ -70,7 +77,9 @@ def leave_report(folder: RunFolder, evaluator: Evaluator, epoch: int, classes: S
         return
     if split and inspection:
         with harmless(folder.findings.name):
-            _show_mistakes(folder, evaluator, split, inspection, epoch, classes)
+            findings = _show_mistakes(folder, evaluator, split, inspection, epoch, classes)
+            if evaluator.log.trackers:
+                _track(folder, evaluator.log.trackers, findings, step)
     with harmless(folder.report.name):
         run = read_run(folder.path, state="finished")
         write_curves(folder.path / "curves.png", run)
@@ -85,7 +94,7 @@ def _show_mistakes(
     inspection: Inspection,
     epoch: int,
     classes: Sequence[str],
-) -> None:
+) -> Findings:
     loader, data = evaluator.loaders[split], evaluator.config.data
     outputs = max(len(classes), evaluator.config.model.num_classes or 0)
     names = [*classes, *(f"class {number}" for number in range(len(classes), outputs))]
@@ -111,3 +120,16 @@ def _show_mistakes(
         images = pixels(inspection.images[: inspection.found], data.mean, data.std)
         captions = [f"{names[each.guess]} {each.confidence:.0%}\nis {names[each.label]}" for each in mistakes]
         write_grid(folder.path / f"{split}_mistakes.jpg", images, captions)
+    return findings
+
+
+def _track(folder: RunFolder, trackers: Trackers, findings: Findings, step: int) -> None:
+    """Show trackers the pictures, and the mistakes as a table."""
+    files = {"confusion_matrix": "confusion_matrix.png", "mistakes": f"{findings.split}_mistakes.jpg"}
+    pictures = {f"{findings.split}/{name}": folder.path / file for name, file in files.items()}
+    trackers.show_pictures({name: file for name, file in pictures.items() if file.exists()}, step)
+    rows = [
+        (each.name, findings.classes[each.label], findings.classes[each.guess], each.confidence)
+        for each in findings.mistakes
+    ]
+    trackers.show_table(f"{findings.split}/mistakes", ("image", "class", "answer", "confidence"), rows, step)

@@ -11,7 +11,7 @@ from typing import Self
 
 from accelerate.utils import set_seed
 
-from anynet_dist.config import Config, dump_config
+from anynet_dist.config import Config
 from anynet_dist.runs.checkpoints import Checkpoints
 from anynet_dist.runs.config_diff import check_changes
 from anynet_dist.runs.folder import folder_of
@@ -38,6 +38,7 @@ from anynet_dist.training.profile import StepProfiler
 from anynet_dist.training.resilience import faults
 from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
 from anynet_dist.training.resilience.stop_requests import StopRequests
+from anynet_dist.training.run_facts import run_facts
 from anynet_dist.training.save_rule import SaveRule
 from anynet_dist.training.step_record import StepMeter
 
@@ -184,13 +185,15 @@ class Run:
         resumed_at = self.progress.step if self.checkpoint else None
         self.status = RunStatus(self.folder, config, self.plan.total_steps, resumed_at, on_main)
         self.status.set("running", None, self.progress)
-        self.log = RunLog(self.folder, config, self.progress, on_main)
-        if self.progress.step == 0 and self.log.trackers:
-            self.log.trackers.show_graph(self.network, dump_config(config), self.description.resolution)
+        shown = (self.network.spec, self.state, self.loaders, self.folder, self.description, self.task)
+        facts = run_facts(*shown) if on_main and config.tracking.has_trackers else None
+        self.log = RunLog(self.folder, config, self.progress, on_main, facts)
+        self.log.show_network(self.network, self.description.resolution)
         self.batch_picture = BatchPicture(
             self.folder.path / "train_batch.jpg",
             self.description.mean,
             self.description.std,
+            trackers=self.log.trackers,
             active=on_main and config.tracking.report and self.progress.step == 0,
         )
         self.profiler = StepProfiler(config.train.profile, self.folder.profile, self.progress.step, on_main)
@@ -253,7 +256,7 @@ class Run:
         if self.status:
             self.status.set(outcome, why, self.progress)
             self.status = None
-        self.log.close(outcome)
+        self.log.close(outcome, why)
         self._owned.close()
 
     def __enter__(self) -> Self:

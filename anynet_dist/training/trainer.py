@@ -123,7 +123,8 @@ class Trainer(Run):
             result = self.evaluator.evaluate("test", self.progress.step, epoch, final=True)
         write_network(self.folder, self.state, self.description, epoch, result)
         if self.config.tracking.report:
-            leave_report(self.folder, self.evaluator, epoch, self.description.classes)
+            step, classes = self.progress.step, self.description.classes
+            leave_report(self.folder, self.evaluator, step, epoch, classes)
         return {"run": str(self.folder.path), **result, "epoch": epoch}
 
     @property

@@ -87,7 +87,7 @@ def test_tensorboard_shows_curves_graph_and_config(
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/top1", "val/top1", "test/top1", "lr"} <= set(tags["scalars"])
+    assert {"train/loss", "train/top1", "val/top1", "test/top1", "train/lr"} <= set(tags["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert "stage1" in str(events.Graph())
     assert "config/text_summary" in tags["tensors"]

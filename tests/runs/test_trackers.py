@@ -175,7 +175,7 @@ def test_no_credentials_of_an_option_reach_any_file_of_a_run(
     assert "changed since then: tracking" not in again.stdout
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"config.yaml", "environment.json", "run_config.yaml", "console.log", "output.log"} <= names
+    assert {"config.yaml", "environment.json", "run_config.yaml", "console.log"} <= names
     assert any(name.startswith("events.out") for name in names)
     assert [path for path in files if b"mark-" in path.read_bytes() or b"mark/" in path.read_bytes()] == []
     assert sum(b"https://***@host/" in path.read_bytes() for path in files) >= 6

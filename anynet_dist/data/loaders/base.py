@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.loaders.names import LoaderName
 from anynet_dist.data.loaders.transfer import Transfer
 from anynet_dist.data.order import Indices, Plan, SampleKeys, check_rank, sample_keys
 from anynet_dist.data.transforms.normalisation import Normalisation
@@ -60,6 +61,10 @@ class LoaderRequest:
 class Loader(Protocol):
     """Yields (images float32 normalised (B, 3, R, R), labels int64 (B,)), both on the device."""
 
+    @property
+    def name(self) -> LoaderName:
+        """Which of the loaders it is."""
+
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
 
@@ -87,6 +92,8 @@ class Loader(Protocol):
 
 class RequestedLoader:
     """The part of a Loader that all have in common."""
+
+    name: LoaderName
 
     def __init__(self, request: LoaderRequest) -> None:
         self.request, self.transform, self.transfer = request, request.transform, request.transfer()

@@ -45,6 +45,8 @@ _PARAMS_AT_ONCE = 2**14
 class DeviceLoader(RequestedLoader):
     """Batches of samples that all lie on the device: float32 (B, 3, R, R) and int64 labels (B,)."""
 
+    name = "device"
+
     def __init__(self, request: LoaderRequest) -> None:
         """Load the data set's samples with as many threads as it has workers.
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 class FFCVLoader(RequestedLoader):
     """Batches of a .beton file: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
 
+    name = "ffcv"
+
     def __init__(self, request: LoaderRequest, *, batches_ahead: int = 2, stall_seconds: float = 120) -> None:
         """Buffers are made for the request's resolution. A batch that takes a tenth of `stall_seconds` is
         logged, one that takes all of them ends the epoch with RunError."""

@@ -50,6 +50,8 @@ BLOCK_BYTES = 2**23
 class TorchLoader(RequestedLoader):
     """Batches of any samples: float32 (B, 3, R, R) and int64 labels (B,), on the device."""
 
+    name = "torch"
+
     def __init__(self, request: LoaderRequest) -> None:
         """With 0 workers it reads in this process."""
         super().__init__(request)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anynet_dist.data.loaders.base import Loader, LoaderRequest
+from anynet_dist.data.loaders.names import LoaderName
 from anynet_dist.data.loaders.transfer import one_thread
 from anynet_dist.data.order import Indices
 from anynet_dist.data.transforms.params import uniform_draws
@@ -48,6 +49,11 @@ class LitLoader:
         """`request` is what the loader was made for."""
         self.loader, self.light, self.request = loader, light, request
         self._start = (0, 0)
+
+    @property
+    def name(self) -> LoaderName:
+        """Which of the loaders makes the batches."""
+        return self.loader.name
 
     def __len__(self) -> int:
         return len(self.loader)
