@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from anynet_dist.config import ConfigError, load_config
     from anynet_dist.data.workers import start_server
     from anynet_dist.system.distributed import check_launcher, is_main
+    from anynet_dist.system.json_lines import json_line
     from anynet_dist.system.logging import setup_logging
     from anynet_dist.system.output import tolerate_lost_output
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     setup_logging()
     loaded = load_config(args.config, args.overrides)
     config = loaded.config
+    setup_logging(config.log.level, json=config.log.format == "json")
     if config.run.name is None:
         config = replace(config, run=replace(config.run, name=loaded.path.stem))
 
@@ -43,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if data.loader == "torch" or (data.loader == "auto" and Path(str(data.train)).is_dir()):
         start_server()  # it imports torch while this process does
 
+    from anynet_dist.runs.metrics_log import finite
     from anynet_dist.training.trainer import Trainer
 
     try:
@@ -51,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
         raise error.located(loaded.sources) from None
     result = trainer.fit()
     if is_main():
-        print(_summary(result, config))
+        summary = _summary(result, config)
+        print(json_line("info", summary, **finite(result)) if config.log.format == "json" else summary)
 
 
 def _summary(result: dict[str, Any], config: Config) -> str:

@@ -11,7 +11,6 @@ from logging.handlers import MemoryHandler
 import torch
 from accelerate import Accelerator
 
-from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
 from anynet_dist.data.batch_plan import BatchPlan, plan_batches
 from anynet_dist.data.dataset import Dataset
@@ -26,6 +25,7 @@ from anynet_dist.runs.progress import Progress, RunContext, data_digest
 from anynet_dist.runs.resume import find_checkpoint
 from anynet_dist.runs.trackers import check_trackers
 from anynet_dist.system import distributed
+from anynet_dist.system.choices import note_choice
 from anynet_dist.system.environment import environment_report
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.logging import log_to_file
@@ -119,7 +119,7 @@ def plan_run(config: Config, split: Dataset, checkpoint: Checkpoint | None) -> t
 def start_accelerator(
     config: Config, engine: Engine, plan: RunPlan, checkpoint: Checkpoint | None
 ) -> tuple[str, Accelerator]:
-    """Precision and accelerator; logs what was chosen. Raises UserError where the device cannot do it."""
+    """Precision and accelerator; tells what was chosen. Raises UserError where the device cannot do it."""
     precision, why = devices.choose_precision(config)
     before = checkpoint.context if checkpoint else None
     if before:
@@ -128,13 +128,12 @@ def start_accelerator(
             again = replace(config, train=replace(config.train, precision=before.precision))
             precision, why = devices.choose_precision(again)[0], "as the run was started with"
     accelerator = engine.start(precision, plan.batches)
-    logger.info("anynet %s, %s", __version__, devices.describe_devices(accelerator))
+    note_choice("devices", devices.describe_devices(accelerator))
     if engine.name != "DDP":
-        logger.info("engine %s: as the launcher asks", engine.name)
-    logger.info("precision %s: %s", precision, why)
-    logger.info("batch: %s", plan.batches)
+        note_choice("engine", engine.name, "as the launcher asks")
+    note_choice("precision", precision, why)
     if accelerator.device.type == "cpu" and wait_policy():
-        logger.info("threads: %s", wait_policy())
+        note_choice("threads", wait_policy())
     return precision, accelerator
 
 
@@ -157,7 +156,7 @@ def place_network(
     kept = checkpoint.context.memory_format if asked == "auto" and checkpoint else None
     memory_format, why = choose_memory_format(kept or asked, network, accelerator, shape)
     why = "as the run was started with" if kept else why
-    logger.info("memory format %s: %s", format_name(memory_format), why)
+    note_choice("memory format", format_name(memory_format), why)
     network.to(accelerator.device).to(memory_format=memory_format)
     return memory_format
 
@@ -194,8 +193,6 @@ def build_loaders(
     train = splits["train"]
     loaders["train"] = build.build_train_loader(config, train, plan.batches, accelerator, memory_format)
     owned.callback(loaders["train"].close)
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    logger.info("data: %s images in %d classes", sizes, len(train.classes))
     return loaders
 
 

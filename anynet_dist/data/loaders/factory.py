@@ -18,6 +18,7 @@ from anynet_dist.data.transforms.lighting import Lighting, LitLoader
 from anynet_dist.data.transforms.normalisation import IMAGENET, Normalisation
 from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.data.workers import start_server
+from anynet_dist.system.choices import note_choice, tell_choice
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.install import install_command
 
@@ -164,21 +165,22 @@ def _choose(
     if name == "ffcv":
         _check_ffcv(data, beyond_ffcv)
     if name != "auto":
+        note_choice("loader", name, "as configured")
         return name
     if data.table is None:
-        logger.info(
-            "loader: torch, because %s is an image folder; FFCV reads .beton files, several times as fast",
-            data.path,
-        )
+        why = "the data is an image folder; FFCV reads .beton files, several times as fast"
+        tell_choice(logger, "loader", "torch", why)
         return "torch"
     if not ffcv_installed():
         logger.warning(
             "loader: torch, because FFCV is not installed; it is several times as fast: %s", install_ffcv()
         )
+        note_choice("loader", "torch", "see the warning")
         return "torch"
     if beyond_ffcv:
-        logger.info("loader: torch, because FFCV cannot do %s", ", ".join(beyond_ffcv))
+        tell_choice(logger, "loader", "torch", f"FFCV cannot do {', '.join(beyond_ffcv)}")
         return "torch"
+    note_choice("loader", "ffcv", "FFCV is installed and the data is a .beton file")
     return "ffcv"
 
 
