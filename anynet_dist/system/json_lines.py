@@ -23,6 +23,11 @@ def json_wanted() -> bool:
     return _wanted
 
 
+def result_text(text: str, **facts: Any) -> str:
+    """What a command prints at its end: `text`, or an object with the `facts` too."""
+    return json_line("info", text, **facts) if _wanted else text
+
+
 def json_line(level: str, message: str, seconds: float | None = None, **facts: Any) -> str:
     """One object: time (UTC; `seconds` since 1970, by default now), level, rank and message, then `facts`."""
     moment = datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC)

@@ -25,10 +25,14 @@ def show_banner(title: str, rows: Iterable[Choice]) -> None:
     A terminal's handler makes cells of `record.cells`, so that a long reason stays in its column.
     """
     logger.info("anynet %s: %s", __version__, title)
-    for row in rows:
-        cells = (row.subject, str(row))
-        label = f"  {row.subject}".ljust(LABEL_WIDTH)
-        logger.info("%s %s", label, row, extra={"cells": cells})
+    rows = list(rows)
+    for row, line in zip(rows, banner_lines(rows), strict=True):
+        logger.info("%s", line, extra={"cells": (row.subject, str(row))})
+
+
+def banner_lines(rows: Iterable[Choice]) -> list[str]:
+    """A line for each row, labels and values below each other."""
+    return [f"{f'  {row.subject}'.ljust(LABEL_WIDTH)} {row}" for row in rows]
 
 
 def banner_rows(config: Config, plan: RunPlan, facts: Iterable[Choice]) -> list[Choice]:

@@ -101,7 +101,7 @@ class Run:
 
     def _plan(self) -> build.Splits:
         """Data, engine, checkpoint, batches, steps; the impossible is refused before anything takes time."""
-        splits = build.open_splits(self.config)
+        splits = self.open_splits()
         config = build.resolve(self.config, splits["train"])
         self.description = build.describe_network(config, splits)
         self.engine = choose_engine(config)
@@ -110,6 +110,10 @@ class Run:
         self.checkpoint = setup.choose_checkpoint(config, self.checkpoints, self.folder)
         self.config, self.plan = setup.plan_run(config, splits["train"], self.checkpoint)
         return splits
+
+    def open_splits(self) -> build.Splits:
+        """The images of the run, by split."""
+        return build.open_splits(self.config)
 
     def _build(self, splits: build.Splits) -> RunContext:
         """Accelerator, network, task, optimizer and loaders. The order is that of the random numbers."""

@@ -95,14 +95,18 @@ def choose_checkpoint(config: Config, checkpoints: Checkpoints, folder: RunFolde
     return rank_zero_decides(choose)
 
 
-def plan_run(config: Config, split: Dataset, checkpoint: Checkpoint | None) -> tuple[Config, RunPlan]:
-    """The plan, and the config with the defaults that depend on it. Raises UserError for one that cannot be.
+def plan_run(
+    config: Config, split: Dataset, checkpoint: Checkpoint | None, world_size: int | None = None
+) -> tuple[Config, RunPlan]:
+    """The plan for the processes that there are, or for `world_size`, and the config with the defaults that
+    depend on it. Raises UserError for one that cannot be.
 
     A resumed run keeps the batch of one device, which batch norm depends on.
     """
     limit = config.train.max_device_batch
     limit = limit or (checkpoint.context.device_batch if checkpoint else None)
-    batches = plan_batches(config.train.global_batch, distributed.world_size(), limit, config.data.drop_last)
+    world_size = world_size or distributed.world_size()
+    batches = plan_batches(config.train.global_batch, world_size, limit, config.data.drop_last)
     order = build.train_plan(config, split, batches)
     build.check_batch_norm(config, batches, order)
     steps_per_epoch = order.num_updates

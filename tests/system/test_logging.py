@@ -2,24 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from anynet_dist.system.json_lines import want_json
 from anynet_dist.system.logging import held_log, log_to_file, setup_logging
 
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Puts the package's logger back as it was."""
-    logger = logging.getLogger("anynet_dist")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-    logging.captureWarnings(False)
-    want_json(False)
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def told(capsys: pytest.CaptureFixture[str], *warnings: tuple[str, str]) -> list[str]:
