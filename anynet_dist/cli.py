@@ -26,6 +26,7 @@ from anynet_dist.system import distributed
 from anynet_dist.system.errors import LostRankError, StoppedEarly, UserError, nearest_name, unknown_name
 from anynet_dist.system.failures import note_failure
 from anynet_dist.system.install import own_version
+from anynet_dist.system.json_lines import json_line, json_wanted
 from anynet_dist.system.limits import names_open_files, raise_open_files, refusal, too_many_open_files
 from anynet_dist.system.redaction import redact
 from anynet_dist.system.threads import limit_spinning
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except StoppedEarly as stopped:
         if distributed.is_main():
-            print(stopped)  # noqa: T201
+            print(_shown("warning", str(stopped)))  # noqa: T201
         asked = os.environ.get("ANYNET_STOPPED_EXIT_CODE", "")
         return int(asked) if distributed.is_number(asked) else stopped.exit_code
     except KeyboardInterrupt:
@@ -186,13 +187,18 @@ def _print_error(error: UserError) -> None:
     if rank != 0 and not lost:
         _await_the_launcher()
     name = f"anynet [rank {rank}]" if rank else "anynet"
-    for line in str(error).splitlines():
-        print(f"{name}: error: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    lines = [str(error)] if json_wanted() else [f"{name}: error: {line}" for line in str(error).splitlines()]
+    for line in lines:
+        print(_shown("error", line), file=sys.stderr, flush=True)  # noqa: T201
     if lost:
         from torch.distributed import is_torchelastic_launched
 
         if is_torchelastic_launched():
             _await_the_launcher()
+
+
+def _shown(level: str, text: str) -> str:
+    return json_line(level, text) if json_wanted() else text
 
 
 def _await_the_launcher() -> None:

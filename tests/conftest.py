@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from anynet_dist.data.samples import FolderSamples  # noqa: E402
 from anynet_dist.inference.trained import TrainedNetwork, open_trained  # noqa: E402
 from anynet_dist.models.anynet import build_anynet  # noqa: E402
 from anynet_dist.runs.network_file import NetworkDescription, save_network  # noqa: E402
+from anynet_dist.system.json_lines import want_json  # noqa: E402
 from anynet_dist.system.registry import KINDS, is_own  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,6 +246,17 @@ def launch(request: pytest.FixtureRequest) -> Launch:
         return result
 
     return run
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Puts the package's logger back as it was, for a test that sets the console up."""
+    logger = logging.getLogger("anynet_dist")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+    logging.captureWarnings(False)
+    want_json(False)
 
 
 @pytest.fixture

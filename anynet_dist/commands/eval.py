@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from anynet_dist.system.logging import setup_logging
 
     check_launcher()
-    setup_logging(quiet=args.json)
+    setup_logging("quiet" if args.json else "info")
     from anynet_dist.runs.metrics_log import finite
     from anynet_dist.training.evaluate_run import default_split, evaluate_run
 

@@ -21,8 +21,8 @@ from anynet_dist.system.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from anynet_dist.models import NetworkSpec, PartComplexity
-    from anynet_dist.models.memory import Optimizer, TrainingMemory
+    from anynet_dist.models import NetworkSpec
+    from anynet_dist.models.memory import Optimizer
     from anynet_dist.models.pretrained import Source
     from anynet_dist.system.ranges import Precision
 
@@ -121,7 +121,7 @@ def _described(name: str, allow_plugins: bool) -> Described:
 
 def _from_config(path: str, allow_plugins: bool) -> Described:
     from anynet_dist.config import load_config
-    from anynet_dist.models.memory import STATE_BYTES
+    from anynet_dist.models.memory import known_optimizer
     from anynet_dist.models.registry import provide_parts
     from anynet_dist.training.build import model_arguments
 
@@ -133,8 +133,7 @@ def _from_config(path: str, allow_plugins: bool) -> Described:
         plugins=config.plugins,
         resolution=_first(config.data.train_res, RESOLUTION),
         batch=_first(config.train.max_device_batch, config.train.global_batch),
-        # Of what the others keep nothing is known; most keep two averages.
-        optimizer=next((name for name in STATE_BYTES if name == config.optim.name), "adam"),
+        optimizer=known_optimizer(config.optim.name),
     )
 
 
@@ -175,7 +174,9 @@ def _listed(name: str, resolution: int | None, classes: int) -> dict[str, Any]:
 
 
 def _list_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("name", "px", "params (M)", "flops (G)", "acts (M)", "top-1")
+    from anynet_dist.models.tables import plain_table
+
+    table = plain_table("name", "px", "params (M)", "flops (G)", "acts (M)", "top-1")
     table.add_column("published by", no_wrap=True)
     for row in rows:
         costs = (row["params"] / 1e6, row["flops"] / 1e9, row["acts"] / 1e6)
@@ -188,6 +189,7 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
 def _show(args: argparse.Namespace) -> None:
     from anynet_dist.models import check_resolution, network_spec, part_complexities, training_memory
     from anynet_dist.models.memory import HOW, UnknownMemoryError
+    from anynet_dist.models.tables import memory_table, parts_table, total_cost
 
     described = _described(args.model, args.allow_plugins)
     classes = _first(args.classes, described.model.get("num_classes"), CLASSES)
@@ -204,67 +206,19 @@ def _show(args: argparse.Namespace) -> None:
     except UnknownMemoryError as error:
         memory, how = {}, str(error).splitlines()[0]
     if args.json:
-        facts = {"name": args.model, "resolution": resolution, "num_classes": classes, **_total(parts)}
+        facts = {"name": args.model, "resolution": resolution, "num_classes": classes, **total_cost(parts)}
         facts |= {"parts": [asdict(part) for part in parts], "batch": batch, "optimizer": described.optimizer}
         facts["memory"] = {name: {**asdict(each), "total": each.total} for name, each in memory.items()}
         print(json.dumps(facts, indent=2))
     else:
         note = f"At {resolution} px and {classes:,} classes (see --res and --classes)."
-        _print(_parts_table(args.model, spec, parts), note)
-        _print(_memory_table(memory, batch, described.optimizer), how)
+        _print(parts_table(args.model, spec, parts), note)
+        _print(memory_table(memory, batch, described.optimizer), how)
 
 
 def _first(*values: int | None) -> int:
     """The first that is given; 0 is given, and refused where it is used."""
     return next(value for value in values if value is not None)
-
-
-def _total(parts: list[PartComplexity]) -> dict[str, int | None]:
-    costs = {name: [getattr(part, name) for part in parts] for name in ("params", "flops", "acts")}
-    return {name: None if None in values else sum(values) for name, values in costs.items()}
-
-
-def _number(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"
-
-
-def _parts_table(name: str, spec: NetworkSpec, parts: list[PartComplexity]) -> Table:
-    table = _table(name, "what", "output", "params", "flops", "acts", "sees (px)")
-    table.columns[1].justify = "left"
-    for part, what in zip(parts, _descriptions(spec), strict=True):
-        output = f"{part.channels}x{part.height}x{part.width}"
-        costs = (part.params, part.flops, part.acts)
-        table.add_row(part.name, what, output, *map(_number, costs), _number(part.receptive_field))
-    table.add_section()
-    table.add_row("total", "", "", *map(_number, _total(parts).values()), "")
-    return table
-
-
-def _descriptions(spec: NetworkSpec) -> list[str]:
-    """One line about the stem, each stage and the head; what the default leaves out is left out."""
-    stages = []
-    for stage in spec.stages:
-        shape = {"b": stage.bottleneck_ratio, "g": stage.group_width, "se": stage.se_ratio}
-        default = {"b": 1.0, "g": None, "se": 0.0}
-        options = [f"{key}={value:g}" for key, value in shape.items() if value != default[key]]
-        stages.append(" ".join([f"{stage.depth} x {stage.block_type}", f"/{stage.stride}", *options]))
-    return [spec.stem.type, *stages, spec.head.type]
-
-
-def _memory_table(memory: dict[Precision, TrainingMemory], batch: int, optimizer: Optimizer) -> Table:
-    columns = (f"{precision} (MiB)" for precision in memory)
-    table = _table(f"training, {batch} images at a time", *columns)
-    rows = {
-        "weights": "weights",
-        "gradients": "gradients",
-        "optimizer": f"optimizer ({optimizer})",
-        "weight_copies": "16-bit weights",
-        "activations": "activations",
-        "total": "total",
-    }
-    for key, label in rows.items():
-        table.add_row(label, *(f"{getattr(each, key) / 2**20:,.1f}" for each in memory.values()))
-    return table
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -327,23 +281,7 @@ def _compared(difference: float | None) -> str:
     return f"\noutputs on random images differ from the source's own by at most {difference:g}"
 
 
-def _table(first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _print(table: Table, note: str) -> None:
-    """Print the table whole, though it be wider than the terminal, and the note below it."""
-    from rich.console import Console
+    from anynet_dist.models.tables import table_text
 
-    console = Console(highlight=False)
-    needed = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
-    console.print(f"  {note}")
+    print(table_text(table, note))

@@ -9,9 +9,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 from anynet_dist.config.options import Option, options, sections
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a command take CONFIG and overrides, as `args.config` and `args.overrides` for load_config."""
-    parser.usage = "%(prog)s CONFIG [--SECTION.OPTION VALUE ...]"
+def add_config_arguments(parser: argparse.ArgumentParser, own_options: str = "") -> None:
+    """Let a command take CONFIG and overrides, as `args.config` and `args.overrides` for load_config.
+
+    `own_options` are those that its usage shows beside them.
+    """
+    parser.usage = " ".join(["%(prog)s CONFIG", *filter(None, [own_options]), "[--SECTION.OPTION VALUE ...]"])
     parser.add_argument("config", metavar="CONFIG", help="the config file (YAML)")
     parser.set_defaults(overrides=[])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from anynet_dist.system.errors import UserError
@@ -67,3 +68,12 @@ class ConfigError(UserError):
 def _position(problem: Problem) -> tuple[bool, str, int]:
     source = problem.source or Source()
     return bool(source.flag), source.file, source.line
+
+
+@contextmanager
+def located(sources: Mapping[str, Source]) -> Iterator[None]:
+    """Let a ConfigError of the block, of what only plug-ins and libraries can tell, name file and line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.located(sources) from None

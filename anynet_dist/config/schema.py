@@ -255,7 +255,7 @@ class TrainConfig:
     max_bad_steps: NonNegativeInt = 3
     """Steps whose loss or gradients are not finite are left out; more than this many in a row end the run."""
     log_every: Count = 50
-    """Optimizer steps between two training records."""
+    """Optimizer steps between two training records, each a line of metrics.jsonl."""
     profile: StepRange | None = None
     """`START:STOP` writes a torch profiler trace of the steps after START up to STOP into the run folder."""
 
@@ -420,6 +420,17 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What the console shows. The run folder has it all the same: console.log, and metrics.jsonl."""
+
+    level: Literal["quiet", "info", "debug"] = "info"
+    """`info` shows how the run is set up and a line per epoch, in long epochs one a minute; `debug` also one
+    per training record (train.log_every); `quiet` only warnings, errors and the result."""
+    format: Literal["text", "json"] = "text"
+    """`json` writes one object per line, with time, level, rank and message."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run, whole."""
 
@@ -433,6 +444,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     plugins: list[str] = field(default_factory=list)
     """Python files of yours that register blocks, stems, heads, optimizers, schedules, losses, tasks, hooks;
     relative to the config file."""

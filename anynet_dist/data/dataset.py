@@ -144,3 +144,13 @@ def typical_side(data: Dataset) -> int:
         return int(np.median(np.minimum(data.table.heights, data.table.widths)))
     assert isinstance(data.samples, FolderSamples)
     return int(np.median([min(shape) for shape in _some_shapes(data.samples)]))
+
+
+def one_shape(data: Dataset) -> tuple[int, int]:
+    """Height and width of all images, for the device loader. Raises UserError where they differ."""
+    if data.constant_shape is None:
+        raise UserError(
+            f"{data.path}: its images differ in size, but loader 'device' keeps images of one size in "
+            "memory; take loader 'ffcv' or 'torch'"
+        )
+    return data.constant_shape

@@ -11,6 +11,7 @@ import threading
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
+from anynet_dist.system.choices import note_choice, tell_choice
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.signals import children_ignore_stop_signals
 
@@ -44,12 +45,14 @@ def choose_workers(requested: int | None, local_world: int, limit: int | None = 
         most = most_workers() if limit is None else limit
         if not 1 <= requested <= most:
             raise UserError(f"workers must be between 1 and {most}, not {requested}")
+        note_choice("workers", requested, "as configured")
         return requested
     if limit is not None and limit < cores:
         cores, reason = limit, "numba's number of threads"
     sharing = max(1, local_world // _slurm_tasks_here())
     workers = max(1, cores // sharing)
-    logger.info("loader workers: %d (%d cores by %s, shared by %d ranks)", workers, cores, reason, sharing)
+    why = f"{cores} cores by {reason}, shared by {sharing} ranks"
+    tell_choice(logger, "workers", workers, why)
     return workers
 
 

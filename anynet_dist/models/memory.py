@@ -32,6 +32,12 @@ STATE_BYTES: dict[Optimizer, int] = {"sgd": 4, "adam": 8, "adamw": 8}
 """Bytes of optimizer state a parameter: sgd's momentum, adam's two averages."""
 
 
+def known_optimizer(name: str) -> Optimizer:
+    """The optimizer whose state counts for that of `name`: of what others keep nothing is known, and most
+    keep two averages."""
+    return next((known for known in STATE_BYTES if known == name), "adam")
+
+
 class UnknownMemoryError(UserError):
     """A part of the network wants values, and the meta device has none."""
 

@@ -19,7 +19,7 @@ from anynet_dist.system.redaction import redact_values
 
 logger = logging.getLogger(__name__)
 
-HARMLESS_SECTIONS = ("run.", "tracking.", "checkpoint.")
+HARMLESS_SECTIONS = ("run.", "tracking.", "checkpoint.", "log.")
 HARMLESS = {
     "data.loader",
     "data.test",

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
+from rich.table import Table
 
 from anynet_dist.system import distributed
-from anynet_dist.system.redaction import RedactingFilter
+from anynet_dist.system.json_lines import json_line, json_wanted, want_json
+from anynet_dist.system.redaction import RedactingFilter, redact
 
 # Modules whose warnings are the same on all ranks, or on those of a machine: one of them is enough.
 SAME_ON_ALL = (
@@ -29,21 +33,38 @@ SAME_ON_ALL = (
 )
 SAME_ON_A_MACHINE = ("anynet_dist.data.loaders.kept_code", "anynet_dist.data.loaders.shared_memory")
 
+LABEL_WIDTH = 16
+"""Columns for the label of a record with `cells`, its indentation included."""
+
 console = Console(soft_wrap=True, highlight=False)
 
 
-def setup_logging(quiet: bool = False) -> None:
-    """Send the package's log to the console: from INFO on rank 0, from WARNING on others or if `quiet`."""
-    level = logging.INFO if distributed.is_main() and not quiet else logging.WARNING
+Level = Literal["quiet", "info", "debug"]
+LEVELS: dict[Level, int] = {"quiet": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
+
+
+def setup_logging(level: Level = "info", json: bool = False) -> None:
+    """Send the package's log to the console: rank 0's from `level` on, that of others from WARNING on.
+
+    Of what the console does not show, a run's own file gets what is INFO. `json` makes each record an object.
+    """
+    want_json(json)
+    shown = LEVELS[level] if distributed.is_main() else logging.WARNING
     handler: logging.Handler
-    if sys.stdout.isatty():
-        handler = RichHandler(
-            console=console, show_time=False, show_level=False, show_path=False, markup=False
+    if sys.stdout.isatty() and not json:
+        handler = _TerminalHandler(
+            console=console,
+            show_time=False,
+            show_level=False,
+            show_path=False,
+            markup=False,
+            highlighter=NullHighlighter(),
         )
     else:
         handler = logging.StreamHandler(sys.stdout)
     prefix = "" if distributed.is_main() else f"[rank {distributed.rank()}] "
-    handler.setFormatter(_LevelFormatter(prefix))
+    handler.setFormatter(_JSONFormatter() if json else _LevelFormatter(prefix))
+    handler.setLevel(shown)
     handler.addFilter(RedactingFilter())
     handler.addFilter(_NewsOnly())
     logger = logging.getLogger("anynet_dist")
@@ -51,9 +72,15 @@ def setup_logging(quiet: bool = False) -> None:
         logger.removeHandler(old)
         old.close()
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(min(shown, logging.INFO) if distributed.is_main() else shown)
     logger.propagate = False
     logging.captureWarnings(True)
+
+
+def shows_progress() -> bool:
+    """Whether the console shows what is going on, and not only warnings or JSON."""
+    handlers = logging.getLogger("anynet_dist").handlers
+    return not json_wanted() and all(each.level <= logging.INFO for each in handlers)
 
 
 @contextmanager
@@ -91,6 +118,21 @@ def log_to_file(path: Path, held: MemoryHandler) -> Callable[[], None]:
     return close
 
 
+class _TerminalHandler(RichHandler):
+    """Makes two columns of a record with `cells`: a label, and a value that is wrapped where it is long."""
+
+    def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+        cells = getattr(record, "cells", None)
+        if cells is None:
+            return super().render_message(record, message)
+        label, value = map(redact, cells)
+        row = Table.grid(padding=(0, 1))
+        row.add_column(width=LABEL_WIDTH, style="bold")
+        row.add_column(overflow="fold")
+        row.add_row(f"  {label}", value)
+        return row
+
+
 class _NewsOnly(logging.Filter):
     """Lets a warning pass once: not again for each loader, nor from each rank where all log the same."""
 
@@ -121,6 +163,16 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if not isinstance(sys.exception(), OSError):
             super().handleError(record)
+
+
+class _JSONFormatter(logging.Formatter):
+    """One object a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        trace = {"exception": redact(self.formatException(record.exc_info))} if record.exc_info else {}
+        cells = getattr(record, "cells", None)
+        message = ": ".join(map(redact, cells)) if cells else record.getMessage()
+        return json_line(record.levelname, message, record.created, **trace)
 
 
 class _LevelFormatter(logging.Formatter):

@@ -16,10 +16,11 @@ from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.data.dataset import Dataset, open_dataset, typical_side
 from anynet_dist.data.image_folders import readable
 from anynet_dist.data.loaders.base import Loader, Placement
-from anynet_dist.data.loaders.factory import eval_loader, train_loader
+from anynet_dist.data.loaders.factory import eval_loader, eval_request, train_loader, train_request
 from anynet_dist.data.order import TrainPlan, split_indices
 from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.normalisation import IMAGENET_MEAN, IMAGENET_STD, Normalisation
+from anynet_dist.data.workers import choose_workers
 from anynet_dist.models.complexity import check_resolution, part_complexities
 from anynet_dist.models.spec import NetworkSpec
 from anynet_dist.models.vocabulary import network_spec
@@ -220,16 +221,8 @@ def build_train_loader(
     memory_format: torch.memory_format,
 ) -> Loader:
     """This rank's part of the training images; `config` must be resolved."""
-    loader = train_loader(
-        data,
-        plan,
-        augmentation(config.data.augment),
-        resolution=config.data.train_res,  # the largest
-        seed=config.run.seed,
-        normalisation=resolved_normalisation(config),
-        placement=_placement(config, accelerator, memory_format),
-        loader=config.data.loader,
-    )
+    placement = _placement(config, accelerator, memory_format)
+    loader = train_loader(data, plan, **_train_arguments(config, placement))
     loader.set_resolution(train_resolution(config.data, epoch=0))
     return loader
 
@@ -243,16 +236,45 @@ def build_eval_loader(
     config: Config, data: Dataset, accelerator: Accelerator, memory_format: torch.memory_format
 ) -> Loader:
     """This rank's part of a split to evaluate, each sample once; `config` must be resolved."""
-    return eval_loader(
-        data,
-        config.eval.batch_size,
-        resolution=config.data.eval_res,
-        crop_ratio=_crop_ratio(config, data),
-        eval_resize=config.data.eval_resize,
-        normalisation=resolved_normalisation(config),
-        placement=_placement(config, accelerator, memory_format),
-        loader=config.data.loader,
-    )
+    placement = _placement(config, accelerator, memory_format)
+    return eval_loader(data, config.eval.batch_size, **_eval_arguments(config, data, placement))
+
+
+def check_loaders(config: Config, splits: Splits, plan: BatchPlan) -> None:
+    """Check what the loaders of all splits would be made of, and tell what is chosen; `config` is resolved.
+
+    Raises UserError as the loaders do, but for what only reading the images or the device's memory can tell.
+    """
+    placement = Placement(world=plan.world_size, workers=config.data.workers)
+    requests = [train_request(splits["train"], plan, **_train_arguments(config, placement))]
+    for name, split in splits.items():
+        if name != "train":
+            arguments = _eval_arguments(config, split, placement)
+            requests.append(eval_request(split, config.eval.batch_size, **arguments))
+    for request, _ in requests:
+        choose_workers(request.placement.workers, distributed.local_world_size())
+
+
+def _train_arguments(config: Config, placement: Placement) -> dict[str, Any]:
+    return {
+        "augment": augmentation(config.data.augment),
+        "resolution": config.data.train_res,  # the largest
+        "seed": config.run.seed,
+        "normalisation": resolved_normalisation(config),
+        "placement": placement,
+        "loader": config.data.loader,
+    }
+
+
+def _eval_arguments(config: Config, data: Dataset, placement: Placement) -> dict[str, Any]:
+    return {
+        "resolution": config.data.eval_res,
+        "crop_ratio": _crop_ratio(config, data),
+        "eval_resize": config.data.eval_resize,
+        "normalisation": resolved_normalisation(config),
+        "placement": placement,
+        "loader": config.data.loader,
+    }
 
 
 def resolved_normalisation(config: Config) -> Normalisation:

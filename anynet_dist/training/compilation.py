@@ -34,23 +34,32 @@ MOST_SHAPES = 512
 def choose_compile(
     config: Config, spec: NetworkSpec, images: int, engine: str, before: RunContext | None
 ) -> tuple[str, str]:
-    """What to compile in a run over so many `images`, and the reason; the same on every rank.
+    """What to compile on this machine, as `wanted_compile` says, and the reason; the same on every rank.
 
-    A resumed run keeps what it was started with (`before`) where the choice is left to us: other code gives
-    other bits. Raises UserError where compiling was asked for and this machine cannot.
+    Raises UserError where compiling was asked for and this machine cannot.
     """
-    asked = config.train.compile
-    mode, why = str(asked), "as configured"
-    if asked == "auto" and before is not None and before.compile is not None:
-        mode, why = before.compile, "as the run was started with"
-    elif asked == "auto":
-        mode, why = _by_size(config, spec, images, engine)
+    mode, why = wanted_compile(config, spec, images, engine, before)
     if mode == "off":
         return mode, why
     problem = rank_zero_decides(lambda: _problem("cpu" if on_cpu(config) else "cuda"))
-    if problem and asked != "auto":
-        raise UserError(f"train.compile: {asked} does not work on this machine: {problem}")
+    if problem and config.train.compile != "auto":
+        raise UserError(f"train.compile: {mode} does not work on this machine: {problem}")
     return ("off", f"this machine cannot compile: {problem}") if problem else (mode, why)
+
+
+def wanted_compile(
+    config: Config, spec: NetworkSpec, images: int, engine: str, before: RunContext | None
+) -> tuple[str, str]:
+    """What to compile in a run over so many `images`, and the reason.
+
+    A resumed run keeps what it was started with (`before`) where the choice is left to us: other code gives
+    other bits.
+    """
+    if config.train.compile != "auto":
+        return config.train.compile, "as configured"
+    if before is not None and before.compile is not None:
+        return before.compile, "as the run was started with"
+    return _by_size(config, spec, images, engine)
 
 
 def _by_size(config: Config, spec: NetworkSpec, images: int, engine: str) -> tuple[str, str]:

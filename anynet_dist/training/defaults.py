@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from anynet_dist.config import Config
+from anynet_dist.system.choices import note_choice
 from anynet_dist.system.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 REFERENCE_BATCH = 512
 REFERENCE_LR = {"sgd": 0.1, "adam": 5e-4, "adamw": 5e-4}
@@ -30,29 +28,21 @@ def reference_lr(optimizer: str, global_batch: int) -> float:
 def choose_defaults(
     config: Config, steps_per_epoch: int, total_steps: int, before: Mapping[str, Any]
 ) -> Config:
-    """The config with optim.lr and schedule.warmup_epochs filled in, each with its reason in the log.
+    """The config with optim.lr and schedule.warmup_epochs filled in, each told with its reason.
 
     `before` are the options of a run that is resumed, which keeps its own. Raises UserError where the warm-up
     is longer than the run.
     """
-    lr, warmup = config.optim.lr, config.schedule.warmup_epochs
-    if warmup is None:
-        warmup = before.get("schedule.warmup_epochs")
-    if warmup is None:
-        warmup = _warmup(config, steps_per_epoch, total_steps)
-    if lr is None:
-        lr = before.get("optim.lr")
-    if lr is None and config.optim.name not in REFERENCE_LR:
-        raise UserError(f"optim.lr is not set, and only {', '.join(REFERENCE_LR)} have a default")
-    if lr is None:
-        lr = reference_lr(config.optim.name, config.train.global_batch)
-        rule = f"{REFERENCE_LR[config.optim.name]:g} at {REFERENCE_BATCH} images per step"
-        logger.info("optim.lr %g: not set, so it follows train.global_batch (%s)", lr, rule)
+    lr, lr_reason = _learning_rate(config, before)
+    warmup, warmup_reason = _warmup(config, steps_per_epoch, total_steps, before)
     if config.schedule.name != "onecycle" and round(warmup * steps_per_epoch) > total_steps:
         raise UserError(
             f"schedule.warmup_epochs: {warmup:g} epochs are {round(warmup * steps_per_epoch)} steps, but the"
             f" whole run has {total_steps} (train.epochs, train.max_steps): shorten the warm-up"
         )
+    note_choice("learning rate", f"{lr:g}", lr_reason)
+    steps = f"{warmup:g} epochs ({round(warmup * steps_per_epoch):,} steps) of warm-up"
+    note_choice("schedule", f"{config.schedule.name}, {steps if warmup else 'no warm-up'}", warmup_reason)
     return replace(
         config,
         optim=replace(config.optim, lr=float(lr)),
@@ -60,15 +50,34 @@ def choose_defaults(
     )
 
 
-def _warmup(config: Config, steps_per_epoch: int, total_steps: int) -> float:
-    """Epochs of warm-up where none are set: none for a learning rate that somebody chose."""
+def _learning_rate(config: Config, before: Mapping[str, Any]) -> tuple[float, str]:
+    """The peak learning rate, and why."""
+    if config.optim.lr is not None:
+        return config.optim.lr, "as configured"
+    if before.get("optim.lr") is not None:
+        return before["optim.lr"], "as the run was started with"
+    name, batch = config.optim.name, config.train.global_batch
+    if name not in REFERENCE_LR:
+        raise UserError(f"optim.lr is not set, and only {', '.join(REFERENCE_LR)} have a default")
+    rule = f"{REFERENCE_LR[name]:g} at {REFERENCE_BATCH} images per step"
+    return reference_lr(name, batch), f"optim.lr is not set, so it follows train.global_batch ({rule})"
+
+
+def _warmup(
+    config: Config, steps_per_epoch: int, total_steps: int, before: Mapping[str, Any]
+) -> tuple[float, str]:
+    """Epochs of warm-up, and why; where none are set, none for a learning rate that somebody chose."""
+    if config.schedule.warmup_epochs is not None:
+        return config.schedule.warmup_epochs, "as configured"
+    if before.get("schedule.warmup_epochs") is not None:
+        return before["schedule.warmup_epochs"], "as the run was started with"
     epochs = total_steps / steps_per_epoch
     if config.schedule.name == "onecycle":
-        warmup = ONECYCLE_PEAK * epochs
-        logger.info("schedule.warmup_epochs %g: not set, the peak comes after 30 %% of the run", warmup)
-        return warmup
+        return (
+            ONECYCLE_PEAK * epochs,
+            "schedule.warmup_epochs is not set, the peak comes after 30 % of the run",
+        )
     if config.optim.lr is not None:
-        return 0.0
+        return 0.0, "optim.lr is set and schedule.warmup_epochs is not"
     warmup = min(LONGEST_WARMUP, WARMUP_SHARE * epochs)
-    logger.info("schedule.warmup_epochs %g: not set, a tenth of the run and at most 5 epochs", warmup)
-    return warmup
+    return warmup, "schedule.warmup_epochs is not set: a tenth of the run, at most 5 epochs"

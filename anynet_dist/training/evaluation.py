@@ -96,7 +96,6 @@ class Evaluator:
             if warning:
                 logger.warning("%s: %s", split, warning)
         self.log.write(record)
-        logger.info("epoch %d  %s", epoch, self.task.summary(record, split))
         return record
 
     @torch.inference_mode()

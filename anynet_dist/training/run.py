@@ -20,10 +20,12 @@ from anynet_dist.runs.progress import Progress, RunContext
 from anynet_dist.runs.status import RunStatus, ask_for_resume
 from anynet_dist.runs.trackers import Outcome
 from anynet_dist.system import distributed
+from anynet_dist.system.choices import collected_choices
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log
 from anynet_dist.training import build, setup
+from anynet_dist.training.banner import banner_rows, data_row, network_row, show_banner
 from anynet_dist.training.checkpointing import RunState, own_model_files, restore
 from anynet_dist.training.compilation import compile_network
 from anynet_dist.training.distributed.engine import choose_engine
@@ -82,7 +84,7 @@ class Run:
         self.stop_requests = owned.enter_context(StopRequests(self.config.run))
         self.stop_requests.call_before_end(self._note_forced_end)
         log_file = owned.enter_context(ExitStack())
-        with held_log() as early_log:
+        with held_log() as early_log, collected_choices(logger) as choices:
             splits = self._plan()
             context = self._build(splits)
             if self.checkpoint:
@@ -96,10 +98,13 @@ class Run:
                     )
                 )
             self.accelerator.wait_for_everyone()
+        resolution = self.config.data.train_res or 0
+        choices += [data_row(splits, resolution), network_row(self.network.spec, resolution)]
+        show_banner(f"run folder {folder.path}", banner_rows(self.config, self.plan, choices))
 
     def _plan(self) -> build.Splits:
         """Data, engine, checkpoint, batches, steps; the impossible is refused before anything takes time."""
-        splits = build.open_splits(self.config)
+        splits = self.open_splits()
         config = build.resolve(self.config, splits["train"])
         self.description = build.describe_network(config, splits)
         self.engine = choose_engine(config)
@@ -109,6 +114,10 @@ class Run:
         self.config, self.plan = setup.plan_run(config, splits["train"], self.checkpoint)
         return splits
 
+    def open_splits(self) -> build.Splits:
+        """The images of the run, by split."""
+        return build.open_splits(self.config)
+
     def _build(self, splits: build.Splits) -> RunContext:
         """Accelerator, network, task, optimizer and loaders. The order is that of the random numbers."""
         config, plan, checkpoint = self.config, self.plan, self.checkpoint
@@ -116,8 +125,6 @@ class Run:
         set_seed(config.run.seed)
         self.network = setup.build_network(config, self.description)
         memory_format = setup.place_network(self.network, config, self.accelerator, plan, checkpoint)
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        logger.info("network: %s parameters, run folder %s", f"{parameters:,}", self.folder.path)
         ema = config.ema
         average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
         compiled = setup.compile_for_training(

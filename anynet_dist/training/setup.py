@@ -11,7 +11,6 @@ from logging.handlers import MemoryHandler
 import torch
 from accelerate import Accelerator
 
-from anynet_dist import __version__
 from anynet_dist.config import Config, dump_config
 from anynet_dist.data.batch_plan import BatchPlan, plan_batches
 from anynet_dist.data.dataset import Dataset
@@ -26,6 +25,7 @@ from anynet_dist.runs.progress import Progress, RunContext, data_digest
 from anynet_dist.runs.resume import find_checkpoint
 from anynet_dist.runs.trackers import check_trackers
 from anynet_dist.system import distributed
+from anynet_dist.system.choices import note_choice
 from anynet_dist.system.environment import environment_report
 from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.logging import log_to_file
@@ -97,14 +97,18 @@ def choose_checkpoint(config: Config, checkpoints: Checkpoints, folder: RunFolde
     return rank_zero_decides(choose)
 
 
-def plan_run(config: Config, split: Dataset, checkpoint: Checkpoint | None) -> tuple[Config, RunPlan]:
-    """The plan, and the config with the defaults that depend on it. Raises UserError for one that cannot be.
+def plan_run(
+    config: Config, split: Dataset, checkpoint: Checkpoint | None, world_size: int | None = None
+) -> tuple[Config, RunPlan]:
+    """The plan for the processes that there are, or for `world_size`, and the config with the defaults that
+    depend on it. Raises UserError for one that cannot be.
 
     A resumed run keeps the batch of one device, which batch norm depends on.
     """
     limit = config.train.max_device_batch
     limit = limit or (checkpoint.context.device_batch if checkpoint else None)
-    batches = plan_batches(config.train.global_batch, distributed.world_size(), limit, config.data.drop_last)
+    world_size = world_size or distributed.world_size()
+    batches = plan_batches(config.train.global_batch, world_size, limit, config.data.drop_last)
     order = build.train_plan(config, split, batches)
     build.check_batch_norm(config, batches, order)
     steps_per_epoch = order.num_updates
@@ -121,7 +125,7 @@ def plan_run(config: Config, split: Dataset, checkpoint: Checkpoint | None) -> t
 def start_accelerator(
     config: Config, engine: Engine, plan: RunPlan, checkpoint: Checkpoint | None
 ) -> tuple[str, Accelerator]:
-    """Precision and accelerator; logs what was chosen. Raises UserError where the device cannot do it."""
+    """Precision and accelerator; tells what was chosen. Raises UserError where the device cannot do it."""
     precision, why = devices.choose_precision(config)
     before = checkpoint.context if checkpoint else None
     if before:
@@ -130,13 +134,12 @@ def start_accelerator(
             again = replace(config, train=replace(config.train, precision=before.precision))
             precision, why = devices.choose_precision(again)[0], "as the run was started with"
     accelerator = engine.start(precision, plan.batches)
-    logger.info("anynet %s, %s", __version__, devices.describe_devices(accelerator))
+    note_choice("devices", devices.describe_devices(accelerator))
     if engine.name != "DDP":
-        logger.info("engine %s: as the launcher asks", engine.name)
-    logger.info("precision %s: %s", precision, why)
-    logger.info("batch: %s", plan.batches)
+        note_choice("engine", engine.name, "as the launcher asks")
+    note_choice("precision", precision, why)
     if accelerator.device.type == "cpu" and wait_policy():
-        logger.info("threads: %s", wait_policy())
+        note_choice("threads", wait_policy())
     return precision, accelerator
 
 
@@ -159,7 +162,7 @@ def place_network(
     kept = checkpoint.context.memory_format if asked == "auto" and checkpoint else None
     memory_format, why = choose_memory_format(kept or asked, network, accelerator, shape)
     why = "as the run was started with" if kept else why
-    logger.info("memory format %s: %s", format_name(memory_format), why)
+    note_choice("memory format", format_name(memory_format), why)
     network.to(accelerator.device).to(memory_format=memory_format)
     return memory_format
 
@@ -177,7 +180,7 @@ def compile_for_training(
     before = checkpoint.context if checkpoint else None
     mode, why = choose_compile(config, network.spec, images, engine.name, before)
     if config.train.compile != "off":
-        logger.info("compile %s: %s", mode, why)
+        note_choice("compile", mode, why)
     side = train_resolution(config.data, checkpoint.progress.epoch if checkpoint else 0)
     compile_first(network, mode, accelerator, (plan.batches.device_batch, 3, side, side))
     compile_network(network, mode)
@@ -216,8 +219,6 @@ def build_loaders(
     train = splits["train"]
     loaders["train"] = build.build_train_loader(config, train, plan.batches, accelerator, memory_format)
     owned.callback(loaders["train"].close)
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    logger.info("data: %s images in %d classes", sizes, len(train.classes))
     return loaders
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from anynet_dist.runs.metrics_log import Record
 from anynet_dist.training.checkpointing import CheckpointError, save
-from anynet_dist.training.console import train_line, training_bar
+from anynet_dist.training.console import RunLines, training_bar
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.finish import Stopped, load_best, write_network
 from anynet_dist.training.hooks import call_evaluation_hooks, call_hooks
@@ -34,6 +34,7 @@ class Trainer(Run):
         RunError when it could not continue: numbers that are not finite, memory or disk that ran out, another
         rank that is gone.
         """
+        self.lines = RunLines(self.task, self.config.train.epochs, self.plan.total_steps)
         with self.recording_the_end(), training_bar(self.plan.total_steps, self.progress.step) as self.bar:
             while not (self.all_steps_done and self.progress.evaluated):
                 self.train_epoch()
@@ -106,7 +107,9 @@ class Trainer(Run):
         self.engine.collect()
         self.evaluator.settle_batch_norm()
         due = self.all_steps_done or progress.epoch % self.config.eval.every == 0
-        is_best = due and self.evaluator.has("val") and self._validate()
+        validation = self._validate() if due and self.evaluator.has("val") else None
+        is_best = validation is not None and self._is_best(validation)
+        self.lines.epoch_ended(progress.current_epoch, validation)
         progress.evaluated = True
         if self.all_steps_done or is_best or self.save_rule.at_epoch_end(progress):
             self.save()
@@ -121,6 +124,7 @@ class Trainer(Run):
         epoch, result = progress.current_epoch, {}
         if self.evaluator.has("test"):
             result = self.evaluator.evaluate("test", self.progress.step, epoch, final=True)
+            logger.info("epoch %d  %s", epoch, self.task.summary(result, "test"))
         write_network(self.folder, self.state, self.description, epoch, result)
         if self.config.tracking.report:
             step, classes = self.progress.step, self.description.classes
@@ -172,15 +176,19 @@ class Trainer(Run):
         side = train_resolution(config.data, progress.epoch)
         record = self.meter.record(progress, scores, self.task.metric, steps_left, side) | {"lr": self.lr}
         self.log.write(record)
-        logger.info(train_line(record, self.task, config.train.epochs, self.plan.total_steps))
+        self.lines.trained(record, scores, self.at_epoch_end)
         if self.log.records == 1 and config.train.loss == "cross_entropy":
             warmup = config.schedule.warmup_epochs or 0.0
             warn_of_high_loss(scores, config.model.num_classes or 0, self.plan.peak_lr, warmup)
 
-    def _validate(self) -> bool:
-        """Evaluate on the validation images; returns whether the network is the best so far."""
+    def _validate(self) -> Record:
+        """Evaluate on the validation images."""
         progress = self.progress
-        record = self.evaluator.evaluate("val", progress.step, progress.current_epoch, self.all_steps_done)
+        return self.evaluator.evaluate("val", progress.step, progress.current_epoch, self.all_steps_done)
+
+    def _is_best(self, record: Record) -> bool:
+        """Whether the network is the best so far by this validation, which the progress takes note of."""
+        progress = self.progress
         prefix = "val/ema_" if self.state.average else "val/"
         progress.score = record[prefix + self.task.metric]
         is_best = progress.best is None or progress.score > progress.best

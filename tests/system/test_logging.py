@@ -1,21 +1,14 @@
 """A warning is shown once in a run: not for each loader, nor by each rank."""
 
+import json
 import logging
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from anynet_dist.system.logging import setup_logging
+from anynet_dist.system.logging import held_log, log_to_file, setup_logging
 
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Puts the package's logger back as it was."""
-    logger = logging.getLogger("anynet_dist")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def told(capsys: pytest.CaptureFixture[str], *warnings: tuple[str, str]) -> list[str]:
@@ -55,3 +48,41 @@ def test_once_for_all_ranks(
         ("training.resilience.watchdog", "this rank"),
     ]
     assert told(capsys, *warnings) == shown
+
+
+def test_quiet_shows_warnings_and_the_file_has_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging("quiet")
+    logger = logging.getLogger("anynet_dist.training")
+    with held_log() as early:
+        logger.info("chosen early")
+        close = log_to_file(tmp_path / "console.log", early)
+    logger.info("an epoch")
+    logger.warning("a warning")
+    close()
+    assert capsys.readouterr().out.splitlines() == ["warning: a warning"]
+    assert [line.split()[-1] for line in (tmp_path / "console.log").read_text().splitlines()] == [
+        "early",
+        "epoch",
+        "warning",
+    ]
+
+
+def test_debug_shows_more(capsys: pytest.CaptureFixture[str]) -> None:
+    for level, shown in (("info", ""), ("debug", "a detail\n")):
+        setup_logging(level)  # type: ignore[arg-type]
+        logging.getLogger("anynet_dist.training").debug("a detail")
+        assert capsys.readouterr().out == shown
+
+
+def test_json_is_one_object_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "2")
+    setup_logging(json=True)
+    logging.getLogger("anynet_dist.training").warning("two\nlines from https://me:secret@host")
+    (line,) = capsys.readouterr().out.splitlines()
+    entry = json.loads(line)
+    assert entry.pop("time").endswith("+00:00")
+    assert entry == {"level": "warning", "rank": 2, "message": "two\nlines from https://***@host"}

@@ -63,8 +63,8 @@ def test_what_is_not_set_is_chosen_and_logged_with_its_reason(
     chosen.close()
     assert chosen.config.optim.lr == pytest.approx(0.1 * 24 / 512)
     assert chosen.config.schedule.warmup_epochs == 2
-    assert "optim.lr 0.0046875: not set, so it follows train.global_batch" in caplog.text
-    assert "schedule.warmup_epochs 2: not set, a tenth of the run and at most 5 epochs" in caplog.text
+    assert "0.0046875: optim.lr is not set, so it follows train.global_batch" in caplog.text
+    assert "2 epochs (6 steps) of warm-up: schedule.warmup_epochs is not set: a tenth of" in caplog.text
     saved = yaml.safe_load((chosen.folder.path / "config.yaml").read_text())
     assert saved["optim"]["lr"] == chosen.config.optim.lr
     long = trainer(unset, "--train.epochs", "200", "--run.overwrite", "true")

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.dataset import one_shape
 from anynet_dist.data.loaders.base import LoaderRequest, RequestedLoader
 from anynet_dist.data.order import Indices, SampleKeys
 from anynet_dist.data.samples import Samples
@@ -54,7 +54,7 @@ class DeviceLoader(RequestedLoader):
         """
         super().__init__(request)
         data, placement = request.data, request.placement
-        shape = _one_shape(data)
+        shape = one_shape(data)
         wanted = np.arange(data.num_stored) if data.indices is None else np.unique(data.indices)
         _check_memory(len(wanted) * 3 * shape[0] * shape[1], placement.device, placement.local_world)
         threads = choose_workers(placement.workers or None, placement.local_world)
@@ -96,15 +96,6 @@ class DeviceLoader(RequestedLoader):
                 "share that work",
                 ", ".join(names),
             )
-
-
-def _one_shape(data: Dataset) -> tuple[int, int]:
-    if data.constant_shape is None:
-        raise UserError(
-            f"{data.path}: its images differ in size, but loader 'device' keeps images of one size in "
-            "memory; take loader 'ffcv' or 'torch'"
-        )
-    return data.constant_shape
 
 
 def _check_memory(needed: int, device: torch.device, local_world: int) -> None:

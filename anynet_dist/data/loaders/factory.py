@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anynet_dist.data.batch_plan import BatchPlan
-from anynet_dist.data.dataset import Dataset, open_dataset
+from anynet_dist.data.dataset import Dataset, one_shape, open_dataset
 from anynet_dist.data.loaders.base import Loader, LoaderRequest, Placement
 from anynet_dist.data.loaders.names import EVAL_RESIZES, LOADERS, EvalResize, LoaderName
 from anynet_dist.data.order import EvalPlan, TrainPlan
@@ -18,6 +18,7 @@ from anynet_dist.data.transforms.lighting import Lighting, LitLoader
 from anynet_dist.data.transforms.normalisation import IMAGENET, Normalisation
 from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.data.workers import start_server
+from anynet_dist.system.choices import note_choice, tell_choice
 from anynet_dist.system.errors import UserError, unknown_name
 from anynet_dist.system.install import install_command
 
@@ -43,6 +44,34 @@ def train_loader(
     `normalisation` it is that of the data set, for image folders that of ImageNet. Raises UserError for
     combinations that cannot work.
     """
+    request, name = train_request(
+        data,
+        batch,
+        augment,
+        resolution=resolution,
+        seed=seed,
+        normalisation=normalisation,
+        placement=placement,
+        loader=loader,
+    )
+    made = _make(request, name)
+    if augment is None or not augment.lighting:
+        return made
+    return LitLoader(made, Lighting(augment.lighting, request.normalisation.std, seed), request)
+
+
+def train_request(
+    data: Dataset | Path | str,
+    batch: BatchPlan | int,
+    augment: Augmentation | None = None,
+    *,
+    resolution: int | None = None,
+    seed: int = 0,
+    normalisation: Normalisation | None = None,
+    placement: Placement | None = None,
+    loader: LoaderName = "auto",
+) -> tuple[LoaderRequest, LoaderName]:
+    """What `train_loader` asks of which loader: its arguments checked, with nothing started or loaded."""
     data, placement = _opened(data), placement or Placement()
     augment = augment or Augmentation()
     if isinstance(batch, int):
@@ -62,10 +91,7 @@ def train_loader(
     request = LoaderRequest(
         data=data, plan=plan, transform=transform, normalisation=normalisation, placement=placement
     )
-    made = _make(request, _choose(data, loader, transform))
-    if not augment.lighting:
-        return made
-    return LitLoader(made, Lighting(augment.lighting, normalisation.std, seed), request)
+    return _checked(request, _choose(data, loader, transform))
 
 
 def eval_loader(
@@ -86,6 +112,32 @@ def eval_loader(
     is how the crop is resized: `area` as FFCV does it, `bilinear` (antialiased) as torchvision does it,
     `auto` as the loader does it. The other arguments are those of `train_loader`.
     """
+    return _make(
+        *eval_request(
+            data,
+            batch_size,
+            resolution=resolution,
+            crop_ratio=crop_ratio,
+            eval_resize=eval_resize,
+            normalisation=normalisation,
+            placement=placement,
+            loader=loader,
+        )
+    )
+
+
+def eval_request(
+    data: Dataset | Path | str,
+    batch_size: int,
+    *,
+    resolution: int | None = None,
+    crop_ratio: float | None = None,
+    eval_resize: EvalResize = "auto",
+    normalisation: Normalisation | None = None,
+    placement: Placement | None = None,
+    loader: LoaderName = "auto",
+) -> tuple[LoaderRequest, LoaderName]:
+    """What `eval_loader` asks of which loader: its arguments checked, with nothing started or loaded."""
     data, placement = _opened(data), placement or Placement()
     plan = EvalPlan(
         num_samples=len(data), batch_size=batch_size, rank=placement.rank, world_size=placement.world
@@ -104,7 +156,7 @@ def eval_loader(
         normalisation=normalisation or _own_normalisation(data),
         placement=placement,
     )
-    return _make(request, _choose(data, loader, transform, eval_resize))
+    return _checked(request, _choose(data, loader, transform, eval_resize))
 
 
 def ffcv_installed() -> bool:
@@ -120,8 +172,14 @@ def install_ffcv() -> str:
     )
 
 
-def _make(request: LoaderRequest, name: LoaderName) -> Loader:
+def _checked(request: LoaderRequest, name: LoaderName) -> tuple[LoaderRequest, LoaderName]:
     _check_shape(request.data, request.transform)
+    if name == "device":
+        one_shape(request.data)
+    return request, name
+
+
+def _make(request: LoaderRequest, name: LoaderName) -> Loader:
     if name == "ffcv":
         from anynet_dist.data.loaders.ffcv import FFCVLoader
 
@@ -164,21 +222,22 @@ def _choose(
     if name == "ffcv":
         _check_ffcv(data, beyond_ffcv)
     if name != "auto":
+        note_choice("loader", name, "as configured")
         return name
     if data.table is None:
-        logger.info(
-            "loader: torch, because %s is an image folder; FFCV reads .beton files, several times as fast",
-            data.path,
-        )
+        why = "the data is an image folder; FFCV reads .beton files, several times as fast"
+        tell_choice(logger, "loader", "torch", why)
         return "torch"
     if not ffcv_installed():
         logger.warning(
             "loader: torch, because FFCV is not installed; it is several times as fast: %s", install_ffcv()
         )
+        note_choice("loader", "torch", "see the warning")
         return "torch"
     if beyond_ffcv:
-        logger.info("loader: torch, because FFCV cannot do %s", ", ".join(beyond_ffcv))
+        tell_choice(logger, "loader", "torch", f"FFCV cannot do {', '.join(beyond_ffcv)}")
         return "torch"
+    note_choice("loader", "ffcv", "FFCV is installed and the data is a .beton file")
     return "ffcv"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.transforms import v2
+from torch import Tensor, nn
 
 
 class Mixing:
@@ -16,13 +15,8 @@ class Mixing:
     """
 
     def __init__(self, num_classes: int, mixup_alpha: float, cutmix_alpha: float, seed: int) -> None:
-        choices: list[torch.nn.Module] = []
-        if mixup_alpha:
-            choices.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
-        if cutmix_alpha:
-            choices.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
         self.seed = seed
-        self.blend = v2.RandomChoice(choices) if choices else None
+        self.blend = _blend(num_classes, mixup_alpha, cutmix_alpha) if mixup_alpha or cutmix_alpha else None
 
     def __call__(self, images: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) to blended images and class probabilities (B, num_classes).
@@ -36,3 +30,14 @@ class Mixing:
             torch.default_generator.manual_seed(int(seed))
             blended, probabilities = self.blend(images, labels)
         return blended, probabilities
+
+
+def _blend(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> nn.Module:
+    from torchvision.transforms import v2  # takes as long as torch itself to import
+
+    choices: list[nn.Module] = []
+    if mixup_alpha:
+        choices.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+    if cutmix_alpha:
+        choices.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+    return v2.RandomChoice(choices)
