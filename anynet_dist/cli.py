@@ -6,18 +6,15 @@ A command's module has `configure(parser)` and `run(args)`; the first line of it
 from __future__ import annotations
 
 import argparse
-import ast
 import atexit
 import importlib
 import io
 import os
-import pkgutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -153,32 +150,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> None:
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
     elif argv[0] == "--version":
         sys.stdout.write(f"anynet {own_version()}\n")
-    elif argv[0] not in _command_names():
-        raise unknown_name("command", argv[0], _command_names())
+    elif argv[0] not in commands.command_names():
+        raise unknown_name("command", argv[0], commands.command_names())
     else:
-        module = importlib.import_module(f"{commands.__name__}.{argv[0]}")
+        module = importlib.import_module(commands.module_name(argv[0]))
         parser = Parser(prog=f"anynet {argv[0]}", description=module.__doc__)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         module.configure(parser)
         module.run(parser.parse_args(argv[1:]))
 
 
-def _command_names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(commands.__path__)]
-
-
 def _overview() -> str:
-    """The help of `anynet` itself; docstrings are read from the sources, because importing takes long."""
-    lines = ["usage: anynet COMMAND ...", "", DESCRIPTION, "", "commands:"]
-    for name in _command_names():
-        source = Path(commands.__path__[0], f"{name}.py").read_text(encoding="utf-8")
-        summary, *_ = (ast.get_docstring(ast.parse(source)) or "").splitlines()
-        lines.append(f"  {name:10}{summary}")
-    return "\n".join([*lines, "", "'anynet COMMAND --help' explains each one.", ""])
+    """The help of `anynet` itself, the commands by what they are for."""
+    lines = ["usage: anynet COMMAND ...", "", DESCRIPTION]
+    for title, names in commands.grouped().items():
+        lines += ["", f"{title}:", *(f"  {name:11} {commands.summary(name)}" for name in names)]
+    return "\n".join([*lines, "", "'anynet help COMMAND' explains each one.", ""])
 
 
 def _print_error(error: UserError) -> None:

@@ -49,7 +49,9 @@ def test_bare_command_prints_the_commands(words: list[str], capsys: pytest.Captu
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "usage: anynet COMMAND ..." in shown
-    assert "  config    Show a config as a run would see it, or make one of another trainer's." in shown
+    assert "  config      Show a config as a run would see it, or make one of another trainer's." in shown
+    titles = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[:3] == ["Start:", "Data:", "Train:"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

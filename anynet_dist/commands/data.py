@@ -1,5 +1,4 @@
-"""`anynet data`: build .beton files or adopt those of others, look at them, verify, stage them, and plan how
-to store a data set."""
+"""Build .beton files or adopt those of others, look at them, verify and stage them, plan their storage."""
 
 from __future__ import annotations
 
