@@ -63,27 +63,21 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_output(out: Path) -> None:
     """Refuse before the sweep what would be refused after it."""
-    from importlib.util import find_spec
-
     from anynet_dist.system.files import check_outputs
-    from anynet_dist.system.install import install_command
 
-    if find_spec("matplotlib") is None:
-        raise UserError(f"the plot needs matplotlib, which is not installed: {install_command('report')}")
     if out.suffix != ".png":
         raise UserError(f"--out {out}: the plot is a PNG; give it a name that ends in .png")
     check_outputs(out, out.with_suffix(".csv"), overwrite=True)
 
 
 def _write(sweep: LrSweep, out: Path, title: str) -> None:
-    from anynet_dist.system.files import atomic_path, write_text
+    from anynet_dist.system.files import write_text
     from anynet_dist.training.lr_finder import plot_sweep
 
     rows = zip(sweep.rates, sweep.losses, sweep.smoothed, strict=True)
     lines = ["lr,loss,smoothed_loss", *(f"{rate:.6g},{loss:.6g},{mean:.6g}" for rate, loss, mean in rows)]
     write_text(out.with_suffix(".csv"), "\n".join(lines) + "\n")
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(plot_sweep(sweep, title))
+    plot_sweep(sweep, title, out)
 
 
 def _summary(sweep: LrSweep, args: argparse.Namespace) -> str:

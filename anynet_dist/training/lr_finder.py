@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from anynet_dist.config import Config
 from anynet_dist.data.loaders.base import Loader
+from anynet_dist.report.pictures import new_figure, save
 from anynet_dist.runs.folder import folder_of
 from anynet_dist.runs.plugin_files import choose_plugins
 from anynet_dist.system.choices import collected_choices
@@ -178,14 +180,10 @@ def _endless(loader: Loader) -> Iterator[Batch]:
         epoch += 1
 
 
-def plot_sweep(sweep: LrSweep, title: str) -> bytes:
-    """The losses over the learning rate, with the suggestion, as a PNG. Needs matplotlib."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+def plot_sweep(sweep: LrSweep, title: str, out: Path) -> None:
+    """Write the losses over the learning rate, with the suggestion, as a PNG."""
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
     axes.plot(sweep.rates, sweep.losses, color="0.75", linewidth=1, label="loss of each step")
     axes.plot(sweep.rates, sweep.smoothed, color="C0", label=f"moving average ({SMOOTHING:g})")
     if sweep.suggestion is not None:
@@ -201,6 +199,4 @@ def plot_sweep(sweep: LrSweep, title: str) -> bytes:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    save(figure, out)

@@ -30,7 +30,6 @@ def test_it_suggests_where_the_loss_falls_fastest() -> None:
 def test_the_command_writes_a_plot_and_a_table_and_no_run(
     blobs_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     plot = tmp_path / "out.png"
     assert main(["lr-find", str(blobs_config), "--out", str(plot), "--steps", "40", "--max", "1000"]) == 0
     shown = capsys.readouterr().out
@@ -64,7 +63,6 @@ def test_a_sweep_repeats_with_accumulated_gradients_too(blobs_config: Path) -> N
 def test_what_cannot_be_swept_is_refused(
     blobs_config: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     assert main(["lr-find", str(blobs_config), *options]) == 2
     assert message in capsys.readouterr().err
 
