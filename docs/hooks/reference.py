@@ -30,7 +30,7 @@ option of the [config](config.md) too, such as `--optim.lr 0.4`.
 | exit code | |
 |---|---|
 | 0 | done |
-| 1 | an unexpected error; or some images could not be read (`anynet predict`) |
+| 1 | an unexpected error; images that were skipped (`predict`); problems found (`doctor`) |
 | 2 | something to be put right, which one sentence names |
 | 75 | saved and stopped, to be resumed |
 """
