@@ -2,8 +2,8 @@
 
     python examples/make_images.py images
 
-writes images/building/*.jpg and images/flower/*.jpg: pieces of the two photographs that come with scikit-learn,
-of different places, sizes and brightness.
+writes images/building/*.jpg and images/flower/*.jpg: pieces of the two photographs that come with
+scikit-learn, of different places, sizes and brightness.
 """
 
 from __future__ import annotations
