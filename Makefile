@@ -2,7 +2,7 @@
 PARALLEL = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-slurm lint format clean
+.PHONY: help setup demo test test-quick test-slurm docs lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-quick: setup ## run the quick tests, under two minutes on two cores
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
 	@tests/slurm/run.sh
 
+docs: setup ## build the documentation as a site, in site/
+	@.venv/bin/python -m mkdocs build --strict
+
 lint: setup ## run linter and type checker
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -36,4 +39,4 @@ format: setup ## format the code
 	.venv/bin/ruff format .
 
 clean: ## remove caches and the environment; data and runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -100,7 +100,7 @@ started=$SECONDS
 check_python
 say "installing into .venv (python, torch and the rest; a few GB the first time)"
 make_environment
-pip_install --editable '.[deepspeed,dev,export,search,tensorboard,wandb]'
+pip_install --editable '.[deepspeed,dev,docs,export,search,tensorboard,wandb]'
 install_ffcv
 # A set-up that failed to add FFCV is tried again next time.
 if [ "${ANYNET_FFCV:-yes}" = no ] || [ "$(uname -s)" != Linux ] || .venv/bin/python -c 'import ffcv' 2>/dev/null; then

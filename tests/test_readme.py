@@ -1,4 +1,4 @@
-"""The README's commands do what it says, in the order in which it says them."""
+"""The commands of the README, and of the guides that it leads to, do what they say, one after the other."""
 
 import os
 import re
@@ -15,33 +15,58 @@ from anynet_dist.cli import Parser
 from anynet_dist.config import load_config
 from anynet_dist.models.anynet import build_anynet
 from tests.conftest import PATIENCE
+from tests.test_explore import COMMANDS as RUN_BY_THE_TEST_OF_EXPLORE
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+NETWORKS = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+# The rest of that page has placeholders in its commands.
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("\n## Store a data set")[0]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+COMMANDS = dict.fromkeys(
+    line
+    for text in (README, TRAINING, NETWORKS, DATA)
+    for block in blocks(text, "sh")
+    for line in block.splitlines()
+)
 DOWNLOADS = [line for line in COMMANDS if "--download" in line]
 RUN_HERE = [
     line
     for line in COMMANDS
-    if line.split()[0] in ("anynet", "accelerate", "torchrun") and line not in DOWNLOADS
+    if line.split()[0] in ("anynet", "accelerate", "torchrun")
+    and line not in DOWNLOADS
+    and line not in RUN_BY_THE_TEST_OF_EXPLORE
 ]
-# What keeps some of them short; all else is as the README says it.
+# What keeps some of them short; all else is as it is written.
 SHORTER = {
-    "--run.name second": ("--train.epochs", "5"),
-    "--run.name third": ("--train.epochs", "5"),
-    "bench loader": ("--repeats", "1"),
+    "own_images.yaml": "--model.pretrained None --data.train_res 64 --train.max_steps 1"
+    " --schedule.warmup_epochs 0",
+    "cifar10/anynet_1m.yaml": "--train.max_steps 3 --schedule.warmup_epochs 0",
+    "imagenet/regnetx_400mf.yaml": "--train.max_steps 1 --train.global_batch 8 --data.train_res 64"
+    " --schedule.warmup_epochs 0 --eval.precise_bn 0",
+    "--run.name second": "--train.epochs 5",
+    "--run.name third": "--train.epochs 5",
+    "bench loader": "--repeats 1",
 }
+# That file needs the GPUs that it names; tests/launch reads it.
+LAUNCHERS = {"launch/one_machine.yaml --num_processes 8": "launch/two_processes.yaml"}
 
 
 def test_every_command_is_one_that_a_test_runs() -> None:
-    others = set(COMMANDS) - set(RUN_HERE) - set(DOWNLOADS)
+    others = set(COMMANDS) - set(RUN_HERE) - set(DOWNLOADS) - set(RUN_BY_THE_TEST_OF_EXPLORE)
     assert others == {"make demo", "source .venv/bin/activate"}
+    assert len(RUN_HERE) > 20
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 200
+    assert max(len(block.splitlines()) for block in blocks(README, "sh")) <= 5
 
 
 def test_commands_that_download_are_spelt_right() -> None:
@@ -55,16 +80,35 @@ def test_commands_that_download_are_spelt_right() -> None:
         assert parser.parse_args(arguments).download
 
 
-def make_imagenet(root: Path) -> None:
-    """Two classes of photographs in ImageNet's layout."""
+def make_images(folder: Path) -> None:
+    """Two classes of photographs in ImageNet's layout, the training images as a folder of one's own, and
+    digits in place of CIFAR-10: ten classes of 32 x 32 pixels too."""
     from sklearn.datasets import load_sample_image
 
+    root = folder / "datasets" / "imagenet"
     for split in ("train", "val"):
         for wnid, photograph in (("n00000001", "china.jpg"), ("n00000002", "flower.jpg")):
             (root / split / wnid).mkdir(parents=True)
             image = Image.fromarray(load_sample_image(photograph))
             for number in range(32):
                 image.crop((number, 0, 320 + number, 240)).save(root / split / wnid / f"{number}.JPEG")
+    (folder / "images").symlink_to(root / "train")
+    (folder / "data").mkdir()
+    (folder / "data" / "cifar10").symlink_to("digits")
+
+
+def run_command(words: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.multiprocess
@@ -74,23 +118,21 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
     for name in ("configs", "launch", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
-    make_imagenet(tmp_path / "datasets" / "imagenet")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    make_images(tmp_path)
+    run_command(["anynet", "data", "build", "digits", "--out", "data/digits"], tmp_path)  # `make demo` has
     for command in RUN_HERE:
-        shorter = next((options for part, options in SHORTER.items() if part in command), ())
-        result = subprocess.run(
-            [*shlex.split(command), *shorter],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    for run, processes in (("first", 1), ("second", 2), ("third", 2)):
+        for machine, here in LAUNCHERS.items():
+            command = command.replace(machine, here)
+        shorter = next((options for part, options in SHORTER.items() if part in command), "")
+        run_command(shlex.split(f"{command} {shorter}"), tmp_path)
+    runs = {"first": 1, "own-images": 1, "second": 2, "third": 2, "cifar10-anynet": 2, "regnetx-400mf": 2}
+    for run, processes in runs.items():
         console = (tmp_path / "runs" / run / "console.log").read_text()
         assert f"world size {processes} " in console
+    (tmp_path / "photo.jpg").symlink_to(tmp_path / "images" / "n00000001" / "0.JPEG")
+    shown = [block for text in (README, TRAINING) for block in blocks(text, "python")]
+    program = "\n".join(shown).replace('"python"]', '"python", "--train.epochs", "1"]')
+    run_command([sys.executable, "-c", program], tmp_path)
 
 
 @pytest.mark.multiprocess
@@ -117,7 +159,9 @@ def test_make_demo_trains_two_processes_to_97_percent(tmp_path: Path) -> None:
 
 
 def test_the_yaml_examples_describe_networks(tmp_path: Path) -> None:
-    for example in blocks("yaml"):
+    examples = [example for text in (README, NETWORKS) for example in blocks(text, "yaml")]
+    assert len(examples) == 3
+    for example in examples:
         assert build_anynet(**yaml.safe_load(example)["model"], num_classes=10)
 
 
@@ -127,7 +171,7 @@ def test_the_error_messages_shown_are_the_ones_given(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="weigth_decay") as error:
         load_config(tmp_path / "child.yaml")
-    shown = [block for block in blocks("text") if "weigth_decay" in block]
+    shown = [block for block in blocks(TRAINING, "text") if "weigth_decay" in block]
     assert [line.rpartition("child.yaml")[2] for line in str(error.value).splitlines()] == [
         line.rpartition("child.yaml")[2] for line in shown[0].splitlines()
     ]
