@@ -80,7 +80,7 @@ class Proposals:
         return [trial for trial in self.study.get_trials(deepcopy=False) if MEMBER in trial.user_attrs]
 
     def unclaimed(self) -> int:
-        """How many trials are not told yet, and trained by no one."""
+        """How many trials are not done yet, and trained by no one."""
         running = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,))
         names = [trial.user_attrs[MEMBER] for trial in running if MEMBER in trial.user_attrs]
         return sum(not is_held(claim_file(self.folder, name)) for name in names)
@@ -97,7 +97,7 @@ class Proposals:
             return None
 
     def _draw(self) -> Any:
-        """A trial whose network is new and within the window; the others are told as failed."""
+        """A trial whose network is new and within the window; the others are marked as failed."""
         study, refusals = self.study, Counter[str]()
         trials = study.get_trials(deepcopy=False)
         tried = {trial.user_attrs[NETWORK] for trial in trials if MEMBER in trial.user_attrs}

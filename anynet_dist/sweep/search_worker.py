@@ -30,7 +30,7 @@ RUNGS = 2
 
 
 def work_on_search(folder: Path, attempts: int) -> None:
-    """Train trials of a search until as many as planned are told, or whoever started this is gone.
+    """Train trials of a search until as many as planned are done, or whoever started this is gone.
 
     Raises StoppedEarly when it was asked to stop: the trial goes on with the next one who looks for work.
     """

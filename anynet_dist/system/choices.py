@@ -1,4 +1,4 @@
-"""What was chosen automatically, and why: told once, in a line of its own or in the banner of a run."""
+"""What was chosen automatically, and why: shown once, in a line of its own or in the banner of a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def note_choice(subject: str, value: object, why: str = "") -> None:
 
 @contextmanager
 def collected_choices(logger: logging.Logger) -> Iterator[list[Choice]]:
-    """The choices told during the block, in their order; logged as lines where the block fails."""
+    """The choices made during the block, in their order; logged as lines where the block fails."""
     choices: list[Choice] = []
     token = _collected.set(choices)
     try:

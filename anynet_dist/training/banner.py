@@ -1,4 +1,4 @@
-"""What a run is about to do, and why so: a table at its start, told once by rank 0."""
+"""What a run is about to do, and why: a table at its start, shown once by rank 0."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def banner_lines(rows: Iterable[Choice]) -> list[str]:
 def banner_rows(config: Config, plan: RunPlan, facts: Iterable[Choice]) -> list[Choice]:
     """The rows in their usual order: `facts`, with what the plan and the config say.
 
-    `config` must be resolved. A subject that was told several times, such as the loaders of several splits,
+    `config` must be resolved. A subject that comes several times, such as the loaders of several splits,
     has as many rows.
     """
     rows = [*facts, *_planned(config, plan)]

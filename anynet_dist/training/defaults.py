@@ -28,7 +28,7 @@ def reference_lr(optimizer: str, global_batch: int) -> float:
 def choose_defaults(
     config: Config, steps_per_epoch: int, total_steps: int, before: Mapping[str, Any]
 ) -> Config:
-    """The config with optim.lr and schedule.warmup_epochs filled in, each told with its reason.
+    """The config with optim.lr and schedule.warmup_epochs filled in, each reported with its reason.
 
     `before` are the options of a run that is resumed, which keeps its own. Raises UserError where the warm-up
     is longer than the run.
