@@ -25,7 +25,7 @@ test-quick: setup ## run the quick tests, under two minutes on two cores
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
 	@tests/slurm/run.sh
 
-docs: setup ## build the documentation as a site, in site/
+docs: setup ## build the documentation as a site, in site/ (python 3.11.5 or newer)
 	@.venv/bin/python -m mkdocs build --strict
 
 lint: setup ## run linter and type checker
