@@ -64,8 +64,8 @@ class PageReader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mkdocs", reason="mkdocs-material is not installed: it needs python 3.11.5")
     """The built site."""
+    pytest.importorskip("mkdocs", reason="mkdocs-material is not installed: it needs python 3.11.5")
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
