@@ -131,7 +131,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
         assert f"world size {processes} " in console
     (tmp_path / "photo.jpg").symlink_to(tmp_path / "images" / "n00000001" / "0.JPEG")
     shown = [block for text in (README, TRAINING) for block in blocks(text, "python")]
-    program = "\n".join(shown).replace('"python"]', '"python", "--train.epochs", "1"]')
+    program = "\n".join(shown).replace('"python"]', '"python", "--train.epochs", "5"]')
     run_command([sys.executable, "-c", program], tmp_path)
 
 
