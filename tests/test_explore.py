@@ -1,39 +1,24 @@
 """The commands of docs/explore.md, in their order."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from anynet_dist.sweep.space_file import read_space
-from tests.conftest import PATIENCE
+from tests.shown_commands import run_shown, shown_commands
 
 TEXT = (Path(__file__).parents[1] / "docs" / "explore.md").read_text()
-COMMANDS = [
-    line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.M | re.S) for line in block.splitlines()
-]
+COMMANDS = shown_commands("docs/explore.md")
 
 
 @pytest.mark.slow
 def test_the_commands_work_one_after_the_other(root: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(root / "configs")
     (tmp_path / "table.csv").write_text("id,error,flops\na,10.5,1000\nb,9.5,2000\n")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in COMMANDS:
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run_shown(shlex.split(command), tmp_path)
     assert "8 sampled networks" in (tmp_path / "best.yaml").read_text()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from anynet_dist.cli import Parser
 from anynet_dist.config import load_config
 from anynet_dist.models.anynet import build_anynet
-from tests.conftest import PATIENCE
+from tests.shown_commands import run_shown
 from tests.test_explore import COMMANDS as RUN_BY_THE_TEST_OF_EXPLORE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,20 +97,6 @@ def make_images(folder: Path) -> None:
     (folder / "data" / "cifar10").symlink_to("digits")
 
 
-def run_command(words: list[str], folder: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
-
-
 @pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
@@ -119,12 +105,12 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     for name in ("configs", "launch", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
     make_images(tmp_path)
-    run_command(["anynet", "data", "build", "digits", "--out", "data/digits"], tmp_path)  # `make demo` has
+    run_shown(["anynet", "data", "build", "digits", "--out", "data/digits"], tmp_path)  # `make demo` has
     for command in RUN_HERE:
         for machine, here in LAUNCHERS.items():
             command = command.replace(machine, here)
         shorter = next((options for part, options in SHORTER.items() if part in command), "")
-        run_command(shlex.split(f"{command} {shorter}"), tmp_path)
+        run_shown(shlex.split(f"{command} {shorter}"), tmp_path)
     runs = {"first": 1, "own-images": 1, "second": 2, "third": 2, "cifar10-anynet": 2, "regnetx-400mf": 2}
     for run, processes in runs.items():
         console = (tmp_path / "runs" / run / "console.log").read_text()
@@ -132,7 +118,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").symlink_to(tmp_path / "images" / "n00000001" / "0.JPEG")
     shown = [block for text in (README, TRAINING) for block in blocks(text, "python")]
     program = "\n".join(shown).replace('"python"]', '"python", "--train.epochs", "5"]')
-    run_command([sys.executable, "-c", program], tmp_path)
+    run_shown([sys.executable, "-c", program], tmp_path)
 
 
 @pytest.mark.multiprocess

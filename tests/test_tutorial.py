@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, ROOT
+from tests.conftest import ROOT
+from tests.shown_commands import run_shown
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
@@ -26,17 +24,8 @@ def test_the_tutorial_ends_with_a_network_that_names_images(tmp_path: Path) -> N
     (config,), (in_python,) = blocks("yaml"), blocks("python")
     (tmp_path / "flowers" / "first.yaml").write_text(config)
     commands = ["set -e", *blocks("sh"), f"python - <<'END'\n{in_python}END"]
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(commands)],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    tested = re.findall(r"^test: top-1 ([\d.]+)%", done.stdout, flags=re.M)
+    output = run_shown(["bash", "-c", "\n".join(commands)], tmp_path)
+    tested = re.findall(r"^test: top-1 ([\d.]+)%", output, flags=re.M)
     assert float(tested[-1]) >= 75, "guessing gives 50"
-    assert done.stdout.splitlines()[-1] in ("building", "flower")
+    assert output.splitlines()[-1] in ("building", "flower")
     assert (tmp_path / "flowers" / "runs" / "first" / "export" / "model.onnx").is_file()

@@ -241,6 +241,7 @@ def _idle_options(config: Config) -> list[tuple[tuple[str, ...], bool, str]]:
             config.data.start_res is None,
             "there is no progressive resizing (data.start_res)",
         ),
+        (("eval.compile",), config.train.compile == "off", "training compiles nothing (train.compile)"),
         (("ema.every", "ema.warmup"), config.ema.decay is None, "there is no average without ema.decay"),
         (("data.augment.flip_mode",), not config.data.augment.flip, "only data.augment.flip uses it"),
         (

@@ -13,7 +13,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def assemble(page: Traversable, data: Mapping[str, Any]) -> str:
-    """The page of a folder that holds page.html and page.js, with the style and the charts that all share.
+    """The page of a folder that holds main.html and page.js, in the frame, style and charts that all share.
 
     The page draws its own SVG: plotting libraries that could do as much take 0.9 to 4.5 MB of every file.
     """
@@ -22,8 +22,12 @@ def assemble(page: Traversable, data: Mapping[str, Any]) -> str:
     # JSON inside of a script must not be able to end it, whatever a run or a network is called.
     text = json.dumps({**data, "palette": PALETTE}, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    html = _read(page / "page.html").replace("/*CSS*/", _read(shared / "common.css"))
-    return html.replace("/*JS*/", script).replace("/*DATA*/", text)
+    html = _read(shared / "frame.html").replace("<!--MAIN-->", _read(page / "main.html"))
+    return (
+        html.replace("/*CSS*/", _read(shared / "common.css"))
+        .replace("/*JS*/", script)
+        .replace("/*DATA*/", text)
+    )
 
 
 def _read(part: Traversable) -> str:

@@ -241,7 +241,7 @@ def build_eval_loader(
 
 
 def check_loaders(config: Config, splits: Splits, plan: BatchPlan) -> None:
-    """Check what the loaders of all splits would be made of, and tell what is chosen; `config` is resolved.
+    """Check what the loaders of all splits would be made of, and note what is chosen; `config` is resolved.
 
     Raises UserError as the loaders do, but for what only reading the images or the device's memory can tell.
     """

@@ -16,7 +16,7 @@ from anynet_dist.training.task import Scores, Task
 logger = logging.getLogger(__name__)
 
 QUIET_AT_MOST_S = 60.0
-"""A sign of life after so many seconds without a line, in long epochs."""
+"""Seconds without a console line after which a long epoch shows its next training record."""
 
 
 def training_bar(total_steps: int, done: int) -> ProgressBar:
@@ -38,7 +38,7 @@ class RunLines:
         self.images, self.seconds, self.waited, self.loss, self.score = 0, 0.0, 0.0, 0.0, 0.0
 
     def trained(self, record: Record, scores: Scores, epoch_ends: bool) -> None:
-        """A training record was made of `scores`; at the end of an epoch `epoch_ended` tells it."""
+        """A training record was made of `scores`; that at the end of an epoch is left to `epoch_ended`."""
         self.record, seconds = record, scores.count / record["images_per_second"]
         self.images += scores.count
         self.seconds += seconds

@@ -41,7 +41,7 @@ LEFT_OUT = 0.1
 
 @dataclass(frozen=True)
 class LrSweep:
-    """Losses of a sweep, one a step."""
+    """Losses of a sweep, one per step."""
 
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]

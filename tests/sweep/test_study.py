@@ -11,11 +11,10 @@ from anynet_dist.cli import Parser, main
 from anynet_dist.commands import sweep
 from anynet_dist.sweep.population import read_population
 from tests.conftest import ROOT
+from tests.shown_commands import shown_commands
 
 TEXT = (ROOT / "docs" / "study.md").read_text()
-COMMANDS = [
-    line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.M | re.S) for line in block.splitlines()
-]
+COMMANDS = shown_commands("docs/study.md")
 POPULATIONS = ("regnetx", "anynetx_e", "anynetx_a")
 
 
