@@ -41,7 +41,7 @@ StepRange = Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$", description="steps 
 PrecisionChoice = Literal["auto", Precision]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
-CompileMode = Literal["auto", "off", "regional", "full", "max-autotune"]
+CompileMode = Literal["auto", "off", "regional", "full", "reduce-overhead", "max-autotune"]
 
 
 def _compile_mode(value: object) -> object:
@@ -247,9 +247,10 @@ class TrainConfig:
     """Scale gradients down to at most this norm."""
     compile: Annotated[CompileMode, Field(), BeforeValidator(_compile_mode)] = "off"
     """Compile the network with torch.compile: `full` (or true) the whole of it, `regional` each block by
-    itself, which takes less time to compile, `max-autotune` the whole with the fastest of several kernels,
-    `auto` the whole where the run is long enough to pay for it. The first steps are slow; compiled code is
-    kept."""
+    itself, which takes less time to compile, `reduce-overhead` the whole, replayed as CUDA graphs, which
+    spares the processor the start of each kernel, `max-autotune` like `full` with the fastest of several
+    kernels, `auto` the whole where the run is long enough to pay for it, on a GPU as CUDA graphs. The first
+    steps are slow; compiled code is kept."""
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
     max_bad_steps: NonNegativeInt = 3

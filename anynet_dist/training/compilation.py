@@ -6,13 +6,14 @@ import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import CompileMode, Config
 from anynet_dist.models.anynet import AnyNet
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.spec import NetworkSpec
@@ -27,18 +28,29 @@ logger = logging.getLogger(__name__)
 WORTH_IT = {"cpu": 3e14, "cuda": 1e17}
 """Multiply-adds of a run's forward and backward passes from which on `auto` compiles: about an hour on two
 CPU cores, half an hour on an H100. Compiling takes one to two minutes."""
+TORCH_MODES = {"reduce-overhead": "reduce-overhead", "max-autotune": "max-autotune-no-cudagraphs"}
+"""What torch calls them."""
 MOST_SHAPES = 512
 """Graphs of one piece of code: a network has as many as its blocks have shapes, torch by default keeps 8."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """How much a run trains, and how."""
+
+    images: int
+    accumulation: int
+    engine: str
+
+
 def choose_compile(
-    config: Config, spec: NetworkSpec, images: int, engine: str, before: RunContext | None
+    config: Config, spec: NetworkSpec, work: Work, before: RunContext | None
 ) -> tuple[str, str]:
     """What to compile on this machine, as `wanted_compile` says, and the reason; the same on every rank.
 
     Raises UserError where compiling was asked for and this machine cannot.
     """
-    mode, why = wanted_compile(config, spec, images, engine, before)
+    mode, why = wanted_compile(config, spec, work, before)
     if mode == "off":
         return mode, why
     problem = rank_zero_decides(lambda: _problem("cpu" if on_cpu(config) else "cuda"))
@@ -48,29 +60,41 @@ def choose_compile(
 
 
 def wanted_compile(
-    config: Config, spec: NetworkSpec, images: int, engine: str, before: RunContext | None
+    config: Config, spec: NetworkSpec, work: Work, before: RunContext | None
 ) -> tuple[str, str]:
-    """What to compile in a run over so many `images`, and the reason.
+    """What to compile in a run of so much work, and the reason.
 
-    A resumed run keeps what it was started with (`before`) where the choice is left to us: other code gives
-    other bits.
+    A resumed run keeps what it was started with (`before`) under `auto`: other code gives other bits.
     """
-    if config.train.compile != "auto":
-        return config.train.compile, "as configured"
-    if before is not None and before.compile is not None:
-        return before.compile, "as the run was started with"
-    return _by_size(config, spec, images, engine)
+    mode, why = config.train.compile, "as configured"
+    if mode == "auto":
+        if before is not None and before.compile is not None:
+            return before.compile, "as the run was started with"
+        mode, why = _by_size(config, spec, work)
+    if mode == "reduce-overhead" and (problem := _no_graphs(config, work)):
+        return "full", f"{why}, but without CUDA graphs: {problem}"
+    return mode, why
 
 
-def _by_size(config: Config, spec: NetworkSpec, images: int, engine: str) -> tuple[str, str]:
-    if engine != "DDP":
-        return "off", f"auto: {engine} trains without"
+def _by_size(config: Config, spec: NetworkSpec, work: Work) -> tuple[CompileMode, str]:
+    if work.engine != "DDP":
+        return "off", f"auto: {work.engine} trains without"
     flops = network_complexity(spec, config.data.train_res or 0).flops
     if flops is None:
         return "off", "auto: the multiply-adds of the network cannot be counted"
-    work, least = 3.0 * flops * images, WORTH_IT["cpu" if on_cpu(config) else "cuda"]
-    compared = f"{work:.1e} multiply-adds, {'at least' if work >= least else 'less than'} {least:.0e}"
-    return ("full" if work >= least else "off"), f"auto, by the size of the run: {compared}"
+    size, least = 3.0 * flops * work.images, WORTH_IT["cpu" if on_cpu(config) else "cuda"]
+    compared = f"{size:.1e} multiply-adds, {'at least' if size >= least else 'less than'} {least:.0e}"
+    mode: CompileMode = "off" if size < least else "full" if on_cpu(config) else "reduce-overhead"
+    return mode, f"auto, by the size of the run: {compared}"
+
+
+def _no_graphs(config: Config, work: Work) -> str | None:
+    """Why the network cannot run as CUDA graphs, if it cannot."""
+    if on_cpu(config):
+        return "this is a CPU"
+    if work.accumulation > 1:  # a replay writes its gradients where those of the replay before are
+        return f"gradients are accumulated over {work.accumulation} micro-batches (train.max_device_batch)"
+    return None
 
 
 def _problem(device: str) -> str | None:
@@ -95,14 +119,16 @@ def compile_network(network: nn.Module, mode: str) -> None:
     """Have the network compiled the first time that it is called; its weights keep their names.
 
     `regional` compiles stem, blocks and head each by itself: blocks of one shape share their code. Sizes are
-    taken as fixed: each batch size and resolution has code of its own.
+    taken as fixed: each batch size and resolution has code of its own. With `reduce-overhead` the kernels of
+    a pass over the network are started together, as a CUDA graph: on an H100 starting them one by one takes
+    the processor longer than the GPU needs for a small network.
     """
     if mode == "off":
         return
     keep_compiled_code()
     options: dict[str, Any] = {"dynamic": False}
-    if mode == "max-autotune":
-        options["mode"] = "max-autotune"
+    if mode in TORCH_MODES:
+        options["mode"] = TORCH_MODES[mode]
     if mode == "regional":
         assert isinstance(network, AnyNet)
         for part in network.parts():
@@ -129,6 +155,8 @@ def compile_first(
             images = images.to(memory_format=torch.channels_last) if channels_last else images
             loss = copy.train()(images).float().square().mean()
         loss.backward()
+        del copy, loss
+        torch.compiler.reset()  # frees the memory of its CUDA graphs; the code is on the disk
         logger.info("compiled on the first rank of each machine; the others take its code")
     accelerator.wait_for_everyone()
 

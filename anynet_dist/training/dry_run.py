@@ -86,9 +86,9 @@ def dry_run(config: Config, world_size: int | None = None) -> DryRun:
         spec = _network(config, splits, checkpoint)
         if config.train.compile != "off":
             before = checkpoint.context if checkpoint else None
-            images = plan.total_steps * plan.batches.global_batch
-            compiled = wanted_compile(config, spec, images, choose_engine(config).name, before)
-            note_choice("compile", *compiled)
+            note_choice(
+                "compile", *wanted_compile(config, spec, plan.work(choose_engine(config).name), before)
+            )
         build.check_loaders(config, splits, plan.batches)
         if checkpoint:
             _check_resumed(config, splits, plan, precision, checkpoint)

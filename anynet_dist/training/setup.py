@@ -31,7 +31,7 @@ from anynet_dist.system.files import write_json, write_text
 from anynet_dist.system.logging import log_to_file
 from anynet_dist.system.threads import wait_policy
 from anynet_dist.training import build
-from anynet_dist.training.compilation import choose_compile, compile_first, compile_network
+from anynet_dist.training.compilation import Work, choose_compile, compile_first, compile_network
 from anynet_dist.training.defaults import choose_defaults
 from anynet_dist.training.distributed import accelerator as devices
 from anynet_dist.training.distributed.ddp import Engine
@@ -57,6 +57,10 @@ class RunPlan:
     total_steps: int
     peak_lr: float
     schedule: Callable[[int], float]
+
+    def work(self, engine: str) -> Work:
+        """How much is trained, by which engine."""
+        return Work(self.total_steps * self.batches.global_batch, self.batches.accumulation, engine)
 
     def learning_rate(self, updates: int) -> float:
         """The learning rate of the next update, after so many."""
@@ -176,9 +180,8 @@ def compile_for_training(
     engine: Engine,
 ) -> str:
     """Have the network compiled as the config says, by one rank of each machine first; returns the mode."""
-    images = plan.total_steps * plan.batches.global_batch
     before = checkpoint.context if checkpoint else None
-    mode, why = choose_compile(config, network.spec, images, engine.name, before)
+    mode, why = choose_compile(config, network.spec, plan.work(engine.name), before)
     if config.train.compile != "off":
         note_choice("compile", mode, why)
     side = train_resolution(config.data, checkpoint.progress.epoch if checkpoint else 0)

@@ -85,3 +85,23 @@ def test_records_hold_memory_and_utilisation(root: Path, digits: Path, tmp_path:
     assert 0 < last["peak_memory_gib"] < 80
     if device_peak(torch.device("cuda"), "bf16"):
         assert 0 < last["mfu"] < 1
+
+
+def test_cuda_graphs_train_like_the_network_itself(root: Path, digits: Path, tmp_path: Path) -> None:
+    options = (*SHORT, "--train.precision", "bf16", "--ema.decay", "0.9")
+    losses = {}
+    for mode in ("off", "reduce-overhead"):
+        run = demo(root, digits, tmp_path / mode, *options, "--train.compile", mode)
+        assert run.state.context.compile == mode
+        result = run.fit()
+        records = read_records(tmp_path / mode / "metrics.jsonl")
+        losses[mode] = [record["train/loss"] for record in records if "train/loss" in record]
+        assert result["test/top1"] >= 0.7
+    assert losses["reduce-overhead"] == pytest.approx(losses["off"], rel=0.05)
+
+
+def test_accumulated_gradients_keep_cuda_graphs_off(root: Path, digits: Path, tmp_path: Path) -> None:
+    options = ("--train.compile", "reduce-overhead", "--train.max_device_batch", "16")
+    run = demo(root, digits, tmp_path / "run", *options)
+    assert run.state.context.compile == "full"
+    run.close()

@@ -15,7 +15,13 @@ from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.runs.progress import RunContext
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.compilation import choose_compile, compile_network, evaluating
+from anynet_dist.training.compilation import (
+    Work,
+    choose_compile,
+    compile_network,
+    evaluating,
+    wanted_compile,
+)
 from anynet_dist.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -49,7 +55,7 @@ def test_auto_compiles_what_runs_for_long(
     images: int, mode: str, blobs_config: Path, network: AnyNet
 ) -> None:
     chosen, why = choose_compile(
-        config(blobs_config, "--train.compile", "auto"), network.spec, images, "DDP", None
+        config(blobs_config, "--train.compile", "auto"), network.spec, Work(images, 1, "DDP"), None
     )
     assert chosen == mode
     assert why.startswith("auto, by the size of the run: ")
@@ -57,9 +63,16 @@ def test_auto_compiles_what_runs_for_long(
 
 def test_auto_is_what_the_run_was_started_with(blobs_config: Path, network: AnyNet) -> None:
     auto = config(blobs_config, "--train.compile", "auto")
-    assert choose_compile(auto, network.spec, 1, "DDP", CONTEXT)[0] == "full"
-    assert choose_compile(auto, network.spec, 10**12, "DDP", replace(CONTEXT, compile="off"))[0] == "off"
-    assert choose_compile(auto, network.spec, 10**12, "FSDP2", None)[0] == "off"
+    assert choose_compile(auto, network.spec, Work(1, 1, "DDP"), CONTEXT)[0] == "full"
+    long = Work(10**12, 1, "DDP")
+    assert choose_compile(auto, network.spec, long, replace(CONTEXT, compile="off"))[0] == "off"
+    assert choose_compile(auto, network.spec, replace(long, engine="FSDP2"), None)[0] == "off"
+
+
+def test_a_cpu_has_no_cuda_graphs(blobs_config: Path, network: AnyNet) -> None:
+    graphs = config(blobs_config, "--train.compile", "reduce-overhead")
+    mode, why = wanted_compile(graphs, network.spec, Work(1, 1, "DDP"), None)
+    assert (mode, why) == ("full", "as configured, but without CUDA graphs: this is a CPU")
 
 
 def test_a_machine_that_cannot_compile_says_why(blobs_config: Path, network: AnyNet) -> None:
@@ -67,8 +80,8 @@ def test_a_machine_that_cannot_compile_says_why(blobs_config: Path, network: Any
     full, auto = (config(blobs_config, "--train.compile", mode) for mode in ("full", "auto"))
     with torch._inductor.config.patch(broken):
         with pytest.raises(UserError, match=r"train\.compile: full does not work on this machine: .+"):
-            choose_compile(full, network.spec, 1, "DDP", None)
-        mode, why = choose_compile(auto, network.spec, 10**12, "DDP", None)
+            choose_compile(full, network.spec, Work(1, 1, "DDP"), None)
+        mode, why = choose_compile(auto, network.spec, Work(10**12, 1, "DDP"), None)
     assert mode == "off"
     assert why.startswith("this machine cannot compile: ")
 

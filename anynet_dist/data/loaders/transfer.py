@@ -35,6 +35,7 @@ class Transfer:
         self._inverse_std = torch.tensor([1 / (255 * value) for value in std], device=device)
         # A stream of its own lets a copy run beside the step before, and `wait` return as soon as it is done.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copied: torch.cuda.Event | None = None
         if device.type == "cpu":
             keep_freed_memory()
 
@@ -57,9 +58,9 @@ class Transfer:
         return floats.sub_(self._mean.view(3, 1, 1)).mul_(self._inverse_std.view(3, 1, 1))
 
     def wait(self) -> None:
-        """Return when the last copy has left the source memory."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        """Return when the last copy has left the source memory: at once, where a step was enqueued since."""
+        if self._copied is not None and not self._copied.query():
+            self._copied.synchronize()
 
     def _move(self, batch: Tensor) -> Tensor:
         if self._stream is None:
@@ -67,7 +68,8 @@ class Transfer:
         current = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._stream):
             moved = batch.to(self.device, non_blocking=True)
-        current.wait_stream(self._stream)
+            self._copied = self._stream.record_event()
+        current.wait_event(self._copied)
         moved.record_stream(current)
         return moved
 
