@@ -111,7 +111,7 @@ def _check_memory(needed: int, device: torch.device, local_world: int) -> None:
             f"{MEMORY_FRACTION * free / 2**30:.2f} GiB, {MEMORY_FRACTION:.0%} of the free memory {where}; "
             "take the ffcv or torch loader"
         )
-    logger.info("the device loader keeps %.2f GiB of images in the memory %s", needed / 2**30, where)
+    logger.debug("the device loader keeps %.2f GiB of images in the memory %s", needed / 2**30, where)
 
 
 def _load(samples: Samples, wanted: Indices, shape: tuple[int, int], threads: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anynet_dist.data.transforms.normalisation import check_normalisation
+from anynet_dist.system.choices import tell_choice
 
 logger = logging.getLogger(__name__)
 
@@ -132,4 +133,4 @@ def keep_freed_memory() -> None:
     except (OSError, AttributeError):  # another C library
         return
     if mallopt(m_mmap_threshold, largest) and mallopt(m_trim_threshold, largest):
-        logger.info("large blocks of freed memory are kept for reuse (glibc): fresh ones are slow to map")
+        tell_choice(logger, "freed memory", "kept for reuse (glibc)", "large fresh blocks are slow to map")
