@@ -3,7 +3,8 @@
     python examples/make_images.py images
 
 writes images/building/*.jpg and images/flower/*.jpg: pieces of the two photographs that come with
-scikit-learn, of different places, sizes and brightness.
+scikit-learn, of different places, sizes and brightness: a hundred of each, or as many as a second argument
+says.
 """
 
 from __future__ import annotations
@@ -33,4 +34,4 @@ def make_images(folder: Path, each: int = 100, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    make_images(Path(sys.argv[1]))
+    make_images(Path(sys.argv[1]), *map(int, sys.argv[2:]))
