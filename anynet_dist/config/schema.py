@@ -249,8 +249,8 @@ class TrainConfig:
     """Compile the network with torch.compile: `full` (or true) the whole of it, `regional` each block by
     itself, which takes less time to compile, `reduce-overhead` the whole, replayed as CUDA graphs, which
     spares the processor the start of each kernel, `max-autotune` like `full` with the fastest of several
-    kernels, `auto` the whole where the run is long enough to pay for it, on a GPU as CUDA graphs. The first
-    steps are slow; compiled code is kept."""
+    kernels, `auto` the whole where the run is long enough to pay for it. The first steps are slow; compiled
+    code is kept."""
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
     max_bad_steps: NonNegativeInt = 3

@@ -84,8 +84,7 @@ def _by_size(config: Config, spec: NetworkSpec, work: Work) -> tuple[CompileMode
         return "off", "auto: the multiply-adds of the network cannot be counted"
     size, least = 3.0 * flops * work.images, WORTH_IT["cpu" if on_cpu(config) else "cuda"]
     compared = f"{size:.1e} multiply-adds, {'at least' if size >= least else 'less than'} {least:.0e}"
-    mode: CompileMode = "off" if size < least else "full" if on_cpu(config) else "reduce-overhead"
-    return mode, f"auto, by the size of the run: {compared}"
+    return ("full" if size >= least else "off"), f"auto, by the size of the run: {compared}"
 
 
 def _no_graphs(config: Config, work: Work) -> str | None:
