@@ -25,6 +25,7 @@ from anynet_dist.models.anynet import build_anynet  # noqa: E402
 from anynet_dist.runs.network_file import NetworkDescription, save_network  # noqa: E402
 from anynet_dist.system.json_lines import want_json  # noqa: E402
 from anynet_dist.system.registry import KINDS, is_own  # noqa: E402
+from tests.warm_start import WARM  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("class0", "class1", "class2")
@@ -229,18 +230,12 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 
 @pytest.fixture
 def launch(request: pytest.FixtureRequest) -> Launch:
-    """Run `anynet ARGS` in one process, or in several with torchrun, and return it with its output."""
+    """Run `anynet ARGS` in one process, or in several ranks, and return it with its output."""
 
     def run(*args: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
         refuse_unmarked_ranks(request, processes)
-        result = subprocess.run(
-            launch_command(*args, processes=processes),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        result = WARM.run(args, timeout=PATIENCE, environment=environment, ranks=processes)
         if check and result.returncode:
             pytest.fail(f"anynet {args} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
         return result

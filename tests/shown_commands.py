@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import PATIENCE, ROOT
+from tests.warm_start import WARM
 
 
 def shown_commands(page: str) -> list[str]:
@@ -20,14 +21,18 @@ def shown_commands(page: str) -> list[str]:
 def run_shown(words: list[str], folder: Path) -> str:
     """What a command writes that is run in a folder; it must succeed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    environment = {**os.environ, "PATH": path}
+    if words[0] == "anynet":
+        done = WARM.run(words[1:], timeout=PATIENCE, environment=environment, folder=folder)
+    else:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
