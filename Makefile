@@ -1,5 +1,5 @@
-# Two tests at a time: many wait for processes that they start. Tests of one group run one after the other.
-PARALLEL = -n 2 --dist loadgroup
+# Three tests at a time, on two cores too: many wait for processes that they start. Tests of one group run one after the other.
+PARALLEL = -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick test-slurm docs lint format clean
