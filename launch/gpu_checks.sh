@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks of docs/gpu-checks.md that the GPUs of this machine allow; about 20 minutes on one H100.
+# Checks of docs/gpu-checks.md on the GPUs of this machine, one after the other.
 #   launch/gpu_checks.sh [--images FOLDER] [--cifar FOLDER] [--only CHECK ...] [--list]
 # Writes results/gpu/DEVICE.json, after each check anew, and prints a table.
 set -euo pipefail

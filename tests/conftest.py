@@ -57,7 +57,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=3, help="how often the soak test kills its run")
+    parser.addoption("--kills", type=int, default=4, help="how often the soak test kills its run")
     parser.addoption("--loader", default="device", help="the loader of the soak test")
 
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from anynet_dist.config.schema import CompileMode, Config
+from anynet_dist.config.schema import Config
 from anynet_dist.models.anynet import AnyNet
 from anynet_dist.models.complexity import network_complexity
 from anynet_dist.models.spec import NetworkSpec
@@ -66,17 +66,19 @@ def wanted_compile(
 
     A resumed run keeps what it was started with (`before`) under `auto`: other code gives other bits.
     """
+    mode: str
     mode, why = config.train.compile, "as configured"
     if mode == "auto":
         if before is not None and before.compile is not None:
-            return before.compile, "as the run was started with"
-        mode, why = _by_size(config, spec, work)
+            mode, why = before.compile, "as the run was started with"
+        else:
+            mode, why = _by_size(config, spec, work)
     if mode == "reduce-overhead" and (problem := _no_graphs(config, work)):
         return "full", f"{why}, but without CUDA graphs: {problem}"
     return mode, why
 
 
-def _by_size(config: Config, spec: NetworkSpec, work: Work) -> tuple[CompileMode, str]:
+def _by_size(config: Config, spec: NetworkSpec, work: Work) -> tuple[str, str]:
     if work.engine != "DDP":
         return "off", f"auto: {work.engine} trains without"
     flops = network_complexity(spec, config.data.train_res or 0).flops

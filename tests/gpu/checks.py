@@ -1,4 +1,4 @@
-"""Every check of docs/gpu-checks.md on the GPUs of this machine: `launch/gpu_checks.sh` runs this.
+"""Checks of docs/gpu-checks.md on the GPUs of this machine: `launch/gpu_checks.sh` runs this.
 
 Each check runs the commands that a user would type and reads figures from what they print or write. The
 results are written after each check, so that a machine that is taken away leaves those that were done.
@@ -28,7 +28,6 @@ from anynet_dist.system.files import write_json
 Figures = dict[str, Any]
 ANYNET = [sys.executable, "-m", "anynet_dist"]
 REGNET = "configs/imagenet/regnetx_400mf.yaml"
-NETWORKS = (("resnet50", 256), ("regnetx_3_2gf", 256), ("regnety_4gf", 128), ("regnetx_400mf", 512))
 ENGINES = ("one_machine", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2")
 
 
@@ -112,22 +111,6 @@ def check_doctor(machine: Machine) -> Figures:
     return figures
 
 
-def check_steps(machine: Machine) -> Figures:
-    """One training step on synthetic images: eager, compiled, as CUDA graphs; timm's network beside it."""
-    figures: Figures = {}
-    for name, batch in NETWORKS:
-        out = machine.work / f"{name}.json"
-        machine.command(*ANYNET, "bench", "model", name, "--batch", str(batch), "--json", out, *BENCH)
-        figures[name] = json.loads(out.read_text())
-    return figures
-
-
-BENCH = (
-    *("--precision", "bf16", "--memory-format", "channels_last", "--pass", "train", "--peer", "timm"),
-    *("--compile", "off", "full", "reduce-overhead"),
-)
-
-
 def check_feed(machine: Machine) -> Figures:
     """RegNetX-400MF fed with JPEG: each loader, each way to compile, half precision."""
     common = [*machine.data("photographs"), "--train.max_steps", "300", "--train.log_every", "50"]
@@ -158,14 +141,6 @@ def check_cifar(machine: Machine) -> Figures:
         name: machine.train(f"cifar_{name}", config, *options, "--data.loader", name)
         for name in ("device", "ffcv")
     }
-
-
-def check_saving(machine: Machine) -> Figures:
-    """How long a checkpoint blocks the training."""
-    out = machine.work / "checkpoint.json"
-    machine.command(*ANYNET, "bench", "checkpoint", "--model", "regnetx_3_2gf", "--ema", "--json", out)
-    figures: Figures = json.loads(out.read_text())
-    return figures
 
 
 def check_engines(machine: Machine) -> Figures:
@@ -206,10 +181,8 @@ def _json(printed: str) -> str:
 CHECKS: dict[str, Callable[[Machine], Figures]] = {
     "tests": check_tests,
     "doctor": check_doctor,
-    "steps": check_steps,
     "feed": check_feed,
     "cifar": check_cifar,
-    "saving": check_saving,
     "engines": check_engines,
     "predict": check_predict,
 }

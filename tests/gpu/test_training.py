@@ -87,6 +87,7 @@ def test_records_hold_memory_and_utilisation(root: Path, digits: Path, tmp_path:
         assert 0 < last["mfu"] < 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # dynamo's and inductor's own, as on a CPU
 def test_cuda_graphs_train_like_the_network_itself(root: Path, digits: Path, tmp_path: Path) -> None:
     options = (*SHORT, "--train.precision", "bf16", "--ema.decay", "0.9")
     losses = {}

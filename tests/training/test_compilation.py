@@ -73,6 +73,12 @@ def test_a_cpu_has_no_cuda_graphs(blobs_config: Path, network: AnyNet) -> None:
     graphs = config(blobs_config, "--train.compile", "reduce-overhead")
     mode, why = wanted_compile(graphs, network.spec, Work(1, 1, "DDP"), None)
     assert (mode, why) == ("full", "as configured, but without CUDA graphs: this is a CPU")
+    auto, started = (
+        config(blobs_config, "--train.compile", "auto"),
+        replace(CONTEXT, compile="reduce-overhead"),
+    )
+    mode, why = wanted_compile(auto, network.spec, Work(1, 1, "DDP"), started)
+    assert (mode, why) == ("full", "as the run was started with, but without CUDA graphs: this is a CPU")
 
 
 def test_a_machine_that_cannot_compile_says_why(blobs_config: Path, network: AnyNet) -> None:
