@@ -308,3 +308,16 @@ def test_wandb_watches_gradients_and_tells_why_a_run_failed(tmp_path: Path) -> N
     assert (alert.title, alert.text) == ("mine: failed", "the disk is full")
     assert not [artifact for artifact in of(records, "artifact") if artifact.type == "model"]
     assert [leave.exit_code for leave in of(records, "exit")] == [1]
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_a_service_that_others_share_goes_on(tmp_path: Path) -> None:
+    wandb.setup().ensure_service()  # as where W&B was in use before; child processes find it and share it
+    folder, offline = RunFolder(tmp_path / "run"), {"wandb": "offline"}
+    with runs_to_kill() as runs:
+        runs.kill(folder, offline, [*KEPT, *LOST], when=lambda: records_on_disk(folder) == len(KEPT + LOST))
+    log = log_of(folder, config_with(TrackingConfig(wandb="offline")), resumed=True)
+    write(log, AFTER)
+    close(log)
+    steps = [int(row["global_step"]) for row in wandb_history(folder.path / "wandb") if "train/loss" in row]
+    assert set(steps) == set(range(1, 17))

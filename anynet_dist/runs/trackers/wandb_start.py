@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -29,8 +28,8 @@ from anynet_dist.system.signals import children_ignore_stop_signals
 logger = logging.getLogger(__name__)
 
 
-IN_USE_WAIT_S, IN_USE_PAUSE_S = 20.0, 0.5
-"""How long to wait for the id of a killed run to be given free, and how long between two looks."""
+SERVICE = "WANDB_SERVICE"
+"""Where wandb names the helper process that child processes share."""
 
 
 def check_wandb(settings: WandbSettings) -> None:
@@ -71,7 +70,7 @@ def start_wandb(config: Config, folder: RunFolder, facts: RunFacts) -> tuple[Gen
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
     for mode in {"online": ("online", "offline"), "offline": ("offline",)}.get(settings.mode, ()):
         try:
-            return _init_once_free(config, folder, facts, replace(settings, mode=mode)), mode
+            return _init_in_free_service(config, folder, facts, replace(settings, mode=mode)), mode
         except Exception as error:  # whatever keeps wandb from starting must not keep the run from it
             _log_why(error, mode, folder)
             end_wandb_service()
@@ -90,17 +89,18 @@ def _log_why(error: Exception, mode: str, folder: RunFolder) -> None:
     )
 
 
-def _init_once_free(
+def _init_in_free_service(
     config: Config, folder: RunFolder, facts: RunFacts, settings: WandbSettings
 ) -> GeneralTracker:
-    """Start; for a while again where wandb's helper process has not yet seen that the run was killed."""
-    for _ in range(int(IN_USE_WAIT_S / IN_USE_PAUSE_S)):
-        try:
-            return _init(config, folder, facts, settings)
-        except Exception as error:  # wandb's own, by its words: it has no kind of its own
-            if "is in use" not in str(error):
-                raise
-            time.sleep(IN_USE_PAUSE_S)
+    """Start, with a helper process of one's own where one that is shared holds the id of a killed run."""
+    try:
+        return _init(config, folder, facts, settings)
+    except Exception as error:  # wandb's own, known by its words alone
+        if "is in use" not in str(error) or SERVICE not in os.environ:
+            raise
+    logger.info("Weights & Biases starts a helper process: the one in %s still holds this run's id", SERVICE)
+    end_wandb_service()
+    os.environ.pop(SERVICE, None)
     return _init(config, folder, facts, settings)
 
 
