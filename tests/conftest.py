@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses tests by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of tests/gpu and tests/slurm, and those that load data with FFCV as slow: importing and
-    compiling it takes longer than they do."""
+    compiling it takes longer than they do. Those that are given more time than others come first."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in ("gpu", "slurm"):
@@ -75,6 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         loads_with_ffcv = folder in ("data", "training") and "ffcv" in map(str, parameters.values())
         if folder in ("gpu", "slurm") or loads_with_ffcv:
             item.add_marker("slow")
+    # What takes long begins early, so that no process is left alone with it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
 @pytest.fixture
