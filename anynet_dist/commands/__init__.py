@@ -1,9 +1,10 @@
-"""The commands of `anynet`, one module each; they are listed without importing them."""
+"""The commands of `anynet`, a module or a package each; they are listed without importing them."""
 
 from __future__ import annotations
 
 import ast
 import pkgutil
+from importlib.util import find_spec
 from pathlib import Path
 
 GROUPS = {
@@ -30,7 +31,8 @@ def module_name(command: str) -> str:
 
 def summary(command: str) -> str:
     """The first line of the command's docstring, read from the source: importing takes long."""
-    source = Path(__path__[0], f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
+    found = find_spec(module_name(command))
+    source = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
     first, *_ = (ast.get_docstring(ast.parse(source)) or "").splitlines() or [""]
     return first
 
