@@ -88,6 +88,17 @@ install_ffcv() {
     fi
 }
 
+# Containers often keep Python from writing bytecode; without it each command would compile torch's 2,000 modules anew,
+# which takes longer than running them.
+write_bytecode() {
+    [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || return 0
+    say "compiling Python's modules, because PYTHONDONTWRITEBYTECODE keeps Python from doing it later"
+    local packages
+    packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    # Files that are no valid Python, such as templates, fail; they are not imported either.
+    .venv/bin/python -m compileall -q -j 0 "$packages" anynet_dist >/dev/null || true
+}
+
 fingerprint() {
     { cat pyproject.toml constraints.txt launch/setup.sh launch/ffcv/opencv4.pc; echo "$python ${ANYNET_FFCV:-yes}"; } |
         cksum
@@ -102,6 +113,7 @@ say "installing into .venv (python, torch and the rest; a few GB the first time)
 make_environment
 pip_install --editable '.[deepspeed,dev,docs,export,search,tensorboard,wandb]'
 install_ffcv
+write_bytecode
 # A set-up that failed to add FFCV is tried again next time.
 if [ "${ANYNET_FFCV:-yes}" = no ] || [ "$(uname -s)" != Linux ] || .venv/bin/python -c 'import ffcv' 2>/dev/null; then
     fingerprint >"$stamp"

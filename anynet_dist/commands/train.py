@@ -93,9 +93,14 @@ def _train(config: Config) -> None:
     if data.loader == "torch" or (data.loader == "auto" and Path(str(data.train)).is_dir()):
         start_server()  # it imports torch while this process does
 
+    from anynet_dist.system.startup_clock import clock
+
+    clock.done("command line and config")
+
     from anynet_dist.runs.metrics_log import finite
     from anynet_dist.training.trainer import Trainer
 
+    clock.done("imports of torch and the rest")
     result = Trainer(config).fit()
     if is_main():
         summary = _summary(result, config)

@@ -259,6 +259,8 @@ class TrainConfig:
     """Optimizer steps between two training records, each a line of metrics.jsonl."""
     profile: StepRange | None = None
     """`START:STOP` writes a torch profiler trace of the steps after START up to STOP into the run folder."""
+    profile_startup: bool = False
+    """Show after the first step where the seconds since the start of the process went."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from anynet_dist.models.blurpool import BlurredConv2d, add_blurpool
 from anynet_dist.models.registry import Part
@@ -72,6 +71,8 @@ def _build(
 
 
 def _run(module: nn.Module, image: Tensor) -> Measured:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which few commands need
+
     seen = {"products": 0, "biases": 0, "acts": 0}
 
     def see(layer: nn.Module, inputs: Any, output: Any) -> None:

@@ -24,6 +24,7 @@ from anynet_dist.system.choices import collected_choices
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.system.lock import Lock
 from anynet_dist.system.logging import held_log
+from anynet_dist.system.startup_clock import clock
 from anynet_dist.training import build, setup
 from anynet_dist.training.banner import banner_rows, data_row, network_row, show_banner
 from anynet_dist.training.checkpointing import RunState, own_model_files, restore
@@ -42,6 +43,7 @@ from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
 from anynet_dist.training.resilience.stop_requests import StopRequests
 from anynet_dist.training.run_facts import run_facts
 from anynet_dist.training.save_rule import SaveRule
+from anynet_dist.training.startup_report import StartupReport
 from anynet_dist.training.step_record import StepMeter
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class Run:
         self.folder = folder_of(config)
         self.config = setup.check_config(config, self.folder)
         self.hooks = [*hooks_of(self.config.plugins), *hooks]
+        if self.config.train.profile_startup:
+            self.hooks.append(StartupReport())
         self.status: RunStatus | None = None
         self._owned = ExitStack()
         try:
@@ -86,6 +90,7 @@ class Run:
         log_file = owned.enter_context(ExitStack())
         with held_log() as early_log, collected_choices(logger) as choices:
             splits = self._plan()
+            clock.done("data, processes and plan")
             context = self._build(splits)
             if self.checkpoint:
                 check_changes(self.checkpoint, self.config, context)
@@ -101,6 +106,7 @@ class Run:
         resolution = self.config.data.train_res or 0
         choices += [data_row(splits, resolution), network_row(self.network.spec, resolution)]
         show_banner(f"run folder {folder.path}", banner_rows(self.config, self.plan, choices))
+        clock.done("run folder")
 
     def _plan(self) -> build.Splits:
         """Data, engine, checkpoint, batches, steps; the impossible is refused before anything takes time."""
@@ -122,16 +128,20 @@ class Run:
         """Accelerator, network, task, optimizer and loaders. The order is that of the random numbers."""
         config, plan, checkpoint = self.config, self.plan, self.checkpoint
         precision, self.accelerator = setup.start_accelerator(config, self.engine, plan, checkpoint)
+        clock.done("accelerator")
         set_seed(config.run.seed)
         self.network = setup.build_network(config, self.description)
+        clock.done("network")
         memory_format = setup.place_network(self.network, config, self.accelerator, plan, checkpoint)
         ema = config.ema
+        clock.done("memory format")
         average = WeightAverage(self.network, ema.decay, ema.every, ema.warmup) if ema.decay else None
         compiled = setup.compile_for_training(
             self.network, config, self.accelerator, plan, checkpoint, self.engine
         )
         if average and config.eval.compile:
             compile_network(average.module, compiled)
+        clock.done("compilation")
         self.task = setup.build_task(config, splits["train"], self.accelerator.device)
         # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
         fused = self.accelerator.scaler is None and self.engine.fused_optimizer
@@ -140,7 +150,9 @@ class Run:
         )
         self.frozen = [self.engine.trained.get_submodule(part) for part in config.model.freeze]
         own_model_files(self.accelerator, self.network)
+        clock.done("optimizer")
         self.loaders = setup.build_loaders(config, splits, plan, self.accelerator, memory_format, self._owned)
+        clock.done("loaders")
         context = setup.describe_run(splits, plan, self.engine, precision, memory_format, compiled)
         self.scores = self.task.running_scores(self.accelerator.device)
         self.state = RunState(
@@ -214,6 +226,7 @@ class Run:
             self.log,
             self.stop_requests.beat,
         )
+        clock.done("trackers and checkpoint")
 
     def _replay(self, steps_back: int) -> Iterable[Batch]:
         """This rank's micro-batches of an earlier step of this epoch; 1 is the last one."""

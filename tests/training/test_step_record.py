@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.training.mfu import peak_flops, training_flops, utilisation
 from anynet_dist.training.step_record import peak_memory
 from anynet_dist.training.trainer import Trainer
+from tests.conftest import Launch
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -78,6 +80,20 @@ def test_a_profile_of_some_steps_lies_in_the_run_folder(blobs_config: Path, tmp_
     names = [event.get("name", "") for event in json.loads(file.read_text())["traceEvents"]]
     assert len([name for name in names if name.startswith("Optimizer.step")]) == 2
     assert any("convolution_backward" in name for name in names)
+
+
+def test_the_seconds_of_a_start_are_shown_by_part_after_the_first_step(
+    blobs_config: Path, launch: Launch
+) -> None:
+    options = ("--train.profile_startup", "true", "--train.max_steps", "2")
+    shown = launch("train", blobs_config, *options).stdout
+    lines = shown.splitlines()
+    begin = next(number for number, line in enumerate(lines) if "to the end of the first step" in line)
+    rows = dict(re.findall(r"^ +(\S.*?) +(\d+\.\d\d) s$", "\n".join(lines[begin + 1 : begin + 20]), re.M))
+    total = float(rows.pop("all"))
+    assert {"network", "loaders", "first batch", "first step"} <= rows.keys()
+    assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.01 * len(rows))
+    assert shown.count("to the end of the first step") == 1
 
 
 def test_a_profile_that_the_end_of_the_run_cuts_short_is_written(blobs_config: Path, tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def build_accelerator(
     connect(config)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+    if config.train.deterministic != torch.are_deterministic_algorithms_enabled():
+        # Imports torch's compiler, which takes seconds.
+        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not config.train.deterministic
     arguments: dict[str, Any] = {
         "cpu": on_cpu(config),
