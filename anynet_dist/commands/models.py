@@ -109,7 +109,7 @@ class Described:
     optimizer: Optimizer = "sgd"
 
 
-def _described(name: str, allow_plugins: bool) -> Described:
+def described_network(name: str, allow_plugins: bool) -> Described:
     """The network called `name`, or described in the config file `name`."""
     from anynet_dist.models import preset_description, preset_names, preset_resolution
 
@@ -191,7 +191,7 @@ def _show(args: argparse.Namespace) -> None:
     from anynet_dist.models.memory import HOW, UnknownMemoryError
     from anynet_dist.models.tables import memory_table, parts_table, total_cost
 
-    described = _described(args.model, args.allow_plugins)
+    described = described_network(args.model, args.allow_plugins)
     classes = _first(args.classes, described.model.get("num_classes"), CLASSES)
     spec = network_spec(**{**described.model, "num_classes": classes})
     resolution, batch = _first(args.res, described.resolution), _first(args.batch, described.batch)
@@ -231,7 +231,7 @@ def _import(args: argparse.Namespace) -> None:
     tolerate_lost_output()
     setup_logging()
     check_outputs(args.out, overwrite=args.overwrite)
-    described = _described(args.model, args.allow_plugins) if args.model else None
+    described = described_network(args.model, args.allow_plugins) if args.model else None
     source = _with_options(read_source(args.source, args.weights), args)
     if described is None:
         described = _named_by(source.description, args.source)

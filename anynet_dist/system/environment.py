@@ -38,6 +38,16 @@ def git_commit() -> str | None:
     return result.stdout.strip() or None
 
 
+def cpu_model() -> str:
+    """What the maker calls this machine's processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        models = []
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def environment_report(world_size: int, device: str) -> dict[str, Any]:
     """What is needed to find out why two runs differ.
 
@@ -50,7 +60,7 @@ def environment_report(world_size: int, device: str) -> dict[str, Any]:
         "versions": package_versions(),
         "commit": git_commit(),
         "platform": platform.platform(),
-        "cpu": {"model": platform.processor() or platform.machine(), "cores": psutil.cpu_count()},
+        "cpu": {"model": cpu_model(), "cores": psutil.cpu_count()},
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "world_size": world_size,
         "device": device,

@@ -53,7 +53,7 @@ def choose_compile(
     mode, why = wanted_compile(config, spec, work, before)
     if mode == "off":
         return mode, why
-    problem = rank_zero_decides(lambda: _problem("cpu" if on_cpu(config) else "cuda"))
+    problem = rank_zero_decides(lambda: compile_problem("cpu" if on_cpu(config) else "cuda"))
     if problem and config.train.compile != "auto":
         raise UserError(f"train.compile: {mode} does not work on this machine: {problem}")
     return ("off", f"this machine cannot compile: {problem}") if problem else (mode, why)
@@ -98,7 +98,7 @@ def _no_graphs(config: Config, work: Work) -> str | None:
     return None
 
 
-def _problem(device: str) -> str | None:
+def compile_problem(device: str) -> str | None:
     """Why nothing can be compiled here; found by compiling next to nothing."""
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(3, device=device))

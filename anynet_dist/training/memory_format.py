@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from anynet_dist.system.cache import cache_folder
+from anynet_dist.system.environment import cpu_model
 from anynet_dist.system.files import write_json
 from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 
@@ -88,22 +88,13 @@ def _key(network: nn.Module, accelerator: Accelerator, shape: ImageShape) -> str
     device = accelerator.device
     layers = [repr(module) for module in network.modules() if not list(module.children())]
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
         "torch": torch.__version__,
         "precision": accelerator.mixed_precision,
         "layers": hashlib.sha256("\n".join(layers).encode()).hexdigest(),
         "shape": _probe_shape(accelerator, shape),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        models = []
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _probe_shape(accelerator: Accelerator, shape: ImageShape) -> ImageShape:

@@ -34,7 +34,8 @@ def on_cpu(config: Config) -> bool:
     return config.run.cpu or launcher_wants_cpu() or not torch.accelerator.is_available()
 
 
-def _computes_in_bf16(cpu: bool) -> bool:
+def computes_in_bf16(cpu: bool) -> bool:
+    """Whether the CPU, or the GPU, has bf16 arithmetic; without it bf16 is emulated."""
     if not cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
@@ -60,7 +61,7 @@ def choose_precision(config: Config) -> tuple[Precision, str]:
     if launcher != "no":
         logger.warning("the launcher asks for %s, which this run does not compute in", launcher)
     device = "CPU" if cpu else "GPU"
-    if _computes_in_bf16(cpu):
+    if computes_in_bf16(cpu):
         return "bf16", f"this {device} computes in it"
     return "fp32", f"this {device} has no bf16 arithmetic"
 
