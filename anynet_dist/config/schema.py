@@ -318,6 +318,26 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """Ways to faster steps, each with a switch of its own, so that its effect can be measured."""
+
+    fused_optimizer: bool = True
+    """Update all weights in one kernel, where torch has one for the optimizer; otherwise operation by
+    operation over the list of weights. Only with it can single steps that are not finite be left out."""
+    gradient_bucket_view: bool = True
+    """Several processes: gradients lie in the buffers that are sent, which saves a copy and their memory."""
+    gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Several processes: in what gradients are sent; 16 bits halve the traffic and round the sums."""
+    static_graph: bool = False
+    """Several processes: rely on each step using the same weights in the same order, and send gradients
+    in the order in which they were ready in the first step. Not with accumulated gradients."""
+    copy_ahead: bool = True
+    """On a GPU: copy the next batch to the device while the step before it is computed."""
+    collect_garbage_every: Count | None = 500
+    """Have Python collect cyclic garbage after so many steps, on all ranks alike; none: whenever it likes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """Exponential moving average of the weights, evaluated beside the raw ones."""
 
@@ -443,6 +463,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

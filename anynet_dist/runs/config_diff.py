@@ -24,6 +24,9 @@ HARMLESS = {
     "data.loader",
     "data.test",
     "data.workers",
+    "speed.collect_garbage_every",
+    "speed.copy_ahead",
+    "speed.gradient_bucket_view",
     "eval.batch_size",
     "eval.every",
     "eval.flip",
@@ -37,6 +40,7 @@ HARMLESS = {
     "train.max_steps",
     "train.memory_format",
     "train.profile",
+    "train.profile_startup",
 }
 PATHS = {"data.train": "train", "data.val": "val"}
 

@@ -292,4 +292,5 @@ def _placement(config: Config, accelerator: Accelerator, memory_format: torch.me
         device=accelerator.device,
         workers=config.data.workers,
         channels_last=memory_format is torch.channels_last,
+        copy_ahead=config.speed.copy_ahead,
     )

@@ -133,7 +133,7 @@ class _Finder:
         network = setup.build_network(self.config, build.describe_network(self.config, splits))
         memory_format = setup.place_network(network, self.config, self.accelerator, self.plan, None)
         self.task = setup.build_task(self.config, splits["train"], self.accelerator.device)
-        fused = self.accelerator.scaler is None and self.engine.fused_optimizer
+        fused = self.engine.can_fuse(self.config.speed)
         self.model, self.optimizer = self.engine.prepare(
             network, lambda trained: build_optimizer(trained, self.config.optim, fused)
         )

@@ -33,6 +33,7 @@ from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
 from anynet_dist.training.evaluation import Batch, Evaluator
 from anynet_dist.training.finish import Pruned, Stopped, explain
+from anynet_dist.training.garbage import collected_between_steps
 from anynet_dist.training.hooks import Hook, hooks_of
 from anynet_dist.training.optim.ema import WeightAverage
 from anynet_dist.training.optim.optimizers import build_optimizer
@@ -143,8 +144,7 @@ class Run:
             compile_network(average.module, compiled)
         clock.done("compilation")
         self.task = setup.build_task(config, splits["train"], self.accelerator.device)
-        # A scaler cannot see that the fused step was skipped, and the learning rate would run ahead.
-        fused = self.accelerator.scaler is None and self.engine.fused_optimizer
+        fused = self.engine.can_fuse(config.speed)
         self.model, self.optimizer = self.engine.prepare(
             self.network, lambda trained: build_optimizer(trained, config.optim, fused)
         )
@@ -179,6 +179,8 @@ class Run:
             self.folder.bad_batch,
             self._replay,
         )
+        if every := config.speed.collect_garbage_every:
+            self.hooks.append(self._owned.enter_context(collected_between_steps(every)))
         self.save_rule = SaveRule(config.checkpoint.every)
         self.agreement = StepAgreement(
             RankSync(self.accelerator), self.stop_requests, self.save_rule, self.bad_steps, guard

@@ -1,5 +1,7 @@
 """Hooks and tasks from plug-ins."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,29 @@ def test_a_hook_of_a_plug_in_is_called_every_n_steps_of_the_runs_that_name_it(
     assert file.with_suffix(".log").read_text().split() == ["0:2", "0:4", "0:6"]
     Trainer(load_config(blobs_config, ["--run.overwrite", "true"]).config).fit()
     assert file.with_suffix(".log").read_text().split() == ["0:2", "0:4", "0:6"], "of another run"
+
+
+class Cycle:
+    """Refers to itself, so that only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_is_collected_between_steps_alone_while_a_run_trains(blobs_config: Path) -> None:
+    cycles: list[weakref.ref[Cycle]] = []
+    alive: list[int] = []
+
+    @register_hook(every=1)
+    def make(trainer: Any) -> None:
+        assert not gc.isenabled()
+        cycles.append(weakref.ref(Cycle()))
+        alive.append(sum(cycle() is not None for cycle in cycles))
+
+    config = load_config(blobs_config, ["--speed.collect_garbage_every", "2"]).config
+    Trainer(config, hooks=[make]).fit()
+    assert alive == [1, 2, 1, 2, 1, 2], "after every second step, once the other hooks were called"
+    assert gc.isenabled()
 
 
 @pytest.mark.slow

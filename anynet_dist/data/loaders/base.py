@@ -33,6 +33,13 @@ class Placement:
     read in this process."""
     channels_last: bool = False
     """The memory format of the batches."""
+    copy_ahead: bool = True
+    """Whether a GPU gets the next batch during the step before it."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether batches are copied to the device ahead of time; on a CPU there is nothing to copy."""
+        return self.copy_ahead and self.device.type == "cuda"
 
     def __post_init__(self) -> None:
         check_rank(self.rank, self.world)

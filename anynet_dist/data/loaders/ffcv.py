@@ -69,7 +69,7 @@ class FFCVLoader(RequestedLoader):
         decoder = _Decoder(self.file, self.transform, self._ring, epoch, batches, self.workers)
         running = self._running = BatchThread(decoder, self.batches_ahead, self.stall_seconds)
         try:
-            yield from transferred(self._host_batches(running), self.transfer)
+            yield from transferred(self._host_batches(running), self.transfer, self.request.placement.ahead)
         finally:
             running.close()
 

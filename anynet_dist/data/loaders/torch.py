@@ -87,7 +87,7 @@ class TorchLoader(RequestedLoader):
         with children_ignore_stop_signals(), self._lost_workers_named():
             batches = iter(self._loader)
         self._set_timeout(LOOK_S)
-        yield from transferred(self._host_batches(batches), self.transfer)
+        yield from transferred(self._host_batches(batches), self.transfer, self.request.placement.ahead)
 
     def _host_batches(self, batches: Iterator[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         while (batch := self._next(batches)) is not None:

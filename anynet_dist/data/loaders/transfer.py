@@ -76,14 +76,13 @@ class Transfer:
 
 
 def transferred(
-    batches: Iterator[tuple[Tensor, Tensor]], transfer: Transfer, ahead: bool | None = None
+    batches: Iterator[tuple[Tensor, Tensor]], transfer: Transfer, ahead: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Host batches (images uint8 (B, H, W, 3), labels (B,)) on the device, normalised.
 
-    With `ahead` (default: on a GPU) the copy of the next batch runs beside the step of the batch handed out.
+    With `ahead` the copy of the next batch runs beside the step of the batch handed out.
     The memory of a host batch is used until the next one is asked for, and no longer.
     """
-    ahead = transfer.device.type == "cuda" if ahead is None else ahead
     waiting: tuple[Tensor, Tensor] | None = None
     failure: Exception | None = None
     while failure is None:

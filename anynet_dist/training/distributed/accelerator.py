@@ -11,12 +11,13 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
+    DDPCommunicationHookType,
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     TorchDynamoPlugin,
 )
 
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import Config, SpeedConfig
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import UserError
 from anynet_dist.system.ranges import Precision
@@ -26,6 +27,11 @@ from anynet_dist.training.distributed.launcher import launcher_wants_cpu, put_as
 logger = logging.getLogger(__name__)
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+COMM_HOOKS = {
+    "fp32": DDPCommunicationHookType.NO,
+    "bf16": DDPCommunicationHookType.BF16,
+    "fp16": DDPCommunicationHookType.FP16,
+}
 
 
 def on_cpu(config: Config) -> bool:
@@ -109,11 +115,28 @@ def build_accelerator(
             num_steps=accumulation, sync_with_dataloader=False
         ),
         "dynamo_plugin": TorchDynamoPlugin(backend="no"),  # compilation.py compiles the network itself
-        "kwargs_handlers": [
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-        ],
+        "kwargs_handlers": [_ddp_arguments(config.speed, accumulation)],
     }
     return kind(**arguments | engine)
+
+
+def _ddp_arguments(speed: SpeedConfig, accumulation: int) -> DistributedDataParallelKwargs:
+    """What DDP is made with. Raises UserError for a graph that cannot be static."""
+    if speed.static_graph and accumulation > 1:
+        raise UserError(
+            f"speed.static_graph: does not go with gradients that are accumulated over {accumulation}"
+            " micro-batches (train.max_device_batch)"
+        )
+    if distributed.world_size() == 1 and (speed.static_graph or speed.gradient_dtype != "fp32"):
+        logger.info(
+            "speed.static_graph and speed.gradient_dtype have no effect: one process sends no gradients"
+        )
+    return DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=speed.gradient_bucket_view,
+        static_graph=speed.static_graph,
+        comm_hook=COMM_HOOKS[speed.gradient_dtype],
+    )
 
 
 def _check_world(state: PartialState, rank: int, world_size: int) -> None:

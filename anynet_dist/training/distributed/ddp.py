@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from anynet_dist.config.schema import Config
+from anynet_dist.config.schema import Config, SpeedConfig
 from anynet_dist.data.batch_plan import BatchPlan
 from anynet_dist.system.errors import UserError
 from anynet_dist.training.distributed import accelerator as devices
@@ -56,6 +56,14 @@ class Engine:
         model, optimizer = self.accelerator.prepare(network, make_optimizer(network))
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         return model, optimizer
+
+    def can_fuse(self, speed: SpeedConfig) -> bool:
+        """Whether the optimizer's step is to be one kernel, where torch has one.
+
+        Not under a gradient scaler: it cannot see that the fused step was skipped, and the learning rate
+        would run ahead.
+        """
+        return speed.fused_optimizer and self.accelerator.scaler is None and self.fused_optimizer
 
     def collect(self) -> None:
         """Bring the weights of `network` up to date with what is being trained; called on every rank."""
@@ -138,6 +146,8 @@ def reject_ddp_only_options(config: Config, engine: str, precision: str) -> None
         raise UserError(f"train.precision: {engine} trains in bf16 or fp32; fp16 needs DDP")
     if config.train.compile not in ("off", "auto"):
         raise UserError(f"train.compile: goes with DDP only, not with {engine}")
+    if config.speed.static_graph or config.speed.gradient_dtype != "fp32":
+        raise UserError(f"speed.static_graph and speed.gradient_dtype: go with DDP only, not with {engine}")
     if config.optim.name not in ELEMENTWISE:
         raise UserError(
             f"optim.name: {engine} cuts weights into shards, so that only optimizers that update each weight"

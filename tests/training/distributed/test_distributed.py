@@ -100,3 +100,30 @@ def test_a_compiled_network_trains_in_two_processes_and_is_saved_under_its_own_n
     raw, average = (load_model(tmp_path / "run" / "checkpoints" / "last", name) for name in ("raw", "ema"))
     assert raw.state_dict().keys() == average.state_dict().keys()
     assert not torch.equal(raw.get_parameter("head.fc.weight"), average.get_parameter("head.fc.weight"))
+
+
+def test_gradients_sent_in_16_bits_or_in_a_fixed_order_train_alike(
+    blobs_config: Path, tmp_path: Path, launch: Launch
+) -> None:
+    ways = {
+        "usual": (),
+        "fixed": ("--speed.static_graph", "true", "--speed.gradient_bucket_view", "false"),
+        "bf16": ("--speed.gradient_dtype", "bf16"),
+    }
+    for name, options in ways.items():
+        launch(
+            *("train", blobs_config, "--train.max_steps", "3", "--run.dir", tmp_path / name, *options),
+            processes=2,
+        )
+    usual, fixed, short = (load_model(tmp_path / name).state_dict() for name in ways)
+    for name in (name for name, value in usual.items() if value.is_floating_point()):
+        assert torch.equal(usual[name], fixed[name]), name
+        assert torch.allclose(usual[name], short[name], rtol=0.05, atol=0.01), name
+    assert not torch.equal(usual["head.fc.weight"], short["head.fc.weight"])
+
+
+def test_a_fixed_order_is_refused_where_gradients_are_accumulated(blobs_config: Path, launch: Launch) -> None:
+    options = ("--speed.static_graph", "true", "--train.max_device_batch", "12")
+    result = launch("train", blobs_config, *options, check=False)
+    assert result.returncode == 2
+    assert "speed.static_graph: does not go with gradients that are accumulated over 2" in result.stderr
