@@ -2,6 +2,7 @@
 
 `anynet models list [PATTERN]` lists the presets with their parameters, multiply-adds and activations.
 `anynet models show NAME_OR_CONFIG` shows each part of a network, and the memory that training takes.
+`anynet models memory [PATTERN]` compares the memory that training presets takes, by batch and option.
 `anynet models import SOURCE --out FILE` converts weights of torchvision, timm or pycls; SOURCE is a file,
 torchvision:NAME (such as torchvision:resnet50) or timm:NAME (such as timm:regnetx_004).
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from anynet_dist.models import NetworkSpec
+    from anynet_dist.models.activation_checkpointing import Chosen
     from anynet_dist.models.memory import Optimizer
     from anynet_dist.models.pretrained import Source
     from anynet_dist.system.ranges import Precision
@@ -47,6 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, help=f"images at a time, for the memory (default: the config's, or {BATCH})"
     )
     add_allow_plugins(show)
+    memory = actions.add_parser("memory", help="the memory that training takes, by network, batch and option")
+    memory.add_argument("pattern", nargs="?", default="*", help="as for list")
+    memory.add_argument(
+        "--batch", type=int, nargs="+", default=[BATCH], help=f"images at a time (default: {BATCH})"
+    )
+    memory.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="default: sgd")
+    _add_size(memory)
     imports = actions.add_parser("import", help="convert weights of torchvision, timm or pycls")
     imports.add_argument("source", metavar="SOURCE", help="a file, torchvision:NAME or timm:NAME")
     imports.add_argument(
@@ -94,7 +103,7 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `anynet models ACTION`; raises UserError."""
-    {"list": _list, "show": _show, "import": _import}[args.action](args)
+    {"list": _list, "show": _show, "memory": _memory, "import": _import}[args.action](args)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,7 @@ class Described:
     resolution: int = RESOLUTION
     batch: int = BATCH
     optimizer: Optimizer = "sgd"
+    checkpointing: Chosen = False
 
 
 def described_network(name: str, allow_plugins: bool) -> Described:
@@ -134,17 +144,20 @@ def _from_config(path: str, allow_plugins: bool) -> Described:
         resolution=_first(config.data.train_res, RESOLUTION),
         batch=_first(config.train.max_device_batch, config.train.global_batch),
         optimizer=known_optimizer(config.optim.name),
+        checkpointing=config.train.activation_checkpointing,
     )
 
 
 def _list(args: argparse.Namespace) -> None:
+    from anynet_dist.models.tables import networks_table
+
     classes = _first(args.classes, CLASSES)
     rows = [_listed(name, args.res, classes) for name in _matching(args.pattern)]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
         note = f"At {classes:,} classes (see --res and --classes); top-1 is that of ImageNet-1k at 224 px."
-        _print(_list_table(rows), note)
+        _print(networks_table(rows), note)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -173,17 +186,46 @@ def _listed(name: str, resolution: int | None, classes: int) -> dict[str, Any]:
     }
 
 
-def _list_table(rows: list[dict[str, Any]]) -> Table:
-    from anynet_dist.models.tables import plain_table
+def _memory(args: argparse.Namespace) -> None:
+    from anynet_dist.models.memory import HOW
+    from anynet_dist.models.tables import peaks_table
 
-    table = plain_table("name", "px", "params (M)", "flops (G)", "acts (M)", "top-1")
-    table.add_column("published by", no_wrap=True)
-    for row in rows:
-        costs = (row["params"] / 1e6, row["flops"] / 1e9, row["acts"] / 1e6)
-        top1 = f"{row['top1']:.2%}" if row["top1"] else ""
-        sizes = (str(row["resolution"]), *(f"{cost:,.2f}" for cost in costs))
-        table.add_row(row["name"], *sizes, top1, row["top1_source"])
-    return table
+    classes = _first(args.classes, CLASSES)
+    names = _matching(args.pattern)
+    rows = [_peaks(name, batch, args.res, classes, args.optimizer) for name in names for batch in args.batch]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        note = f"At {classes:,} classes, with {args.optimizer}. {HOW}"
+        _print(peaks_table(rows, list(_KINDS)), note)
+
+
+_KINDS: dict[str, tuple[Precision, bool]] = {
+    "fp32": ("fp32", False),
+    "bf16": ("bf16", False),
+    "fp32 checkpointed": ("fp32", True),
+    "bf16 checkpointed": ("bf16", True),
+}
+"""Precision, and whether all activations are checkpointed (train.activation_checkpointing)."""
+
+
+def _peaks(
+    name: str, batch: int, resolution: int | None, classes: int, optimizer: Optimizer
+) -> dict[str, Any]:
+    from anynet_dist.models import check_resolution, network_spec, preset_resolution, training_memory
+    from anynet_dist.models.memory import UnknownMemoryError
+
+    spec = network_spec(preset=name, num_classes=classes)
+    resolution = _first(resolution, preset_resolution(name))
+    check_resolution(spec, resolution)
+    row: dict[str, Any] = {"name": name, "resolution": resolution, "batch": batch}
+    for kind, (precision, checkpointing) in _KINDS.items():
+        try:
+            needed = training_memory(spec, resolution, batch, precision, optimizer, checkpointing)
+            row[kind] = needed.total
+        except UnknownMemoryError:
+            row[kind] = None
+    return row
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -199,7 +241,9 @@ def _show(args: argparse.Namespace) -> None:
     parts = part_complexities(spec, resolution)
     try:
         memory = {
-            precision: training_memory(spec, resolution, batch, precision, described.optimizer)
+            precision: training_memory(
+                spec, resolution, batch, precision, described.optimizer, described.checkpointing
+            )
             for precision in PRECISIONS
         }
         how = HOW

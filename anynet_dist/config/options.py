@@ -48,7 +48,7 @@ class Option:
     @property
     def alternatives(self) -> tuple[Any, ...]:
         """The types it may have, without the constraints on them."""
-        return tuple(_bare(member) for member in _members(self.type))
+        return tuple(_bare(member) for member in _members(_bare(self.type)))
 
     @property
     def takes_list(self) -> bool:
@@ -77,8 +77,8 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is true or false."""
-        return self.alternatives == (bool,)
+        """Whether it can be true or false."""
+        return bool in self.alternatives
 
     @property
     def choices(self) -> tuple[str, ...]:

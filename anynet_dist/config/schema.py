@@ -49,6 +49,13 @@ def _compile_mode(value: object) -> object:
     return {"true": "full", "false": "off"}.get(str(value).lower(), value)
 
 
+def _parts(value: object) -> object:
+    """A switch by its name, and a single part as a list of one."""
+    if not isinstance(value, str):
+        return value
+    return {"true": True, "false": False}.get(value.lower(), [value])
+
+
 LOSSES = ("cross_entropy", "bce")
 TASKS = ("classification",)
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -251,6 +258,10 @@ class TrainConfig:
     spares the processor the start of each kernel, `max-autotune` like `full` with the fastest of several
     kernels, `auto` the whole where the run is long enough to pay for it. The first steps are slow; compiled
     code is kept."""
+    activation_checkpointing: Annotated[bool | list[str], Field(), BeforeValidator(_parts)] = False
+    """Save memory: keep the input of each block alone, and compute the block again in the backward pass, for
+    a third more arithmetic. `true` for all parts before the head, or a list of parts: stem, stage1, stage2,
+    ... The result stays the same; not with DeepSpeed. `anynet models memory` says what it saves."""
     deterministic: bool = False
     """Only deterministic kernels, where torch has them; slower."""
     max_bad_steps: NonNegativeInt = 3

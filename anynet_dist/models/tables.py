@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from anynet_dist.models.complexity import PartComplexity
 from anynet_dist.models.memory import Optimizer, TrainingMemory
@@ -58,10 +58,34 @@ def memory_table(memory: Mapping[Precision, TrainingMemory], batch: int, optimiz
         "optimizer": f"optimizer ({optimizer})",
         "weight_copies": "16-bit weights",
         "activations": "activations",
+        "recomputed": "of a checkpointed block",
         "total": "total",
     }
+    if not any(each.recomputed for each in memory.values()):
+        del rows["recomputed"]
     for key, label in rows.items():
         table.add_row(label, *(f"{getattr(each, key) / 2**20:,.1f}" for each in memory.values()))
+    return table
+
+
+def networks_table(rows: list[dict[str, Any]]) -> Table:
+    """A row for each network by name: size of its images, costs, and published top-1 accuracy."""
+    table = plain_table("name", "px", "params (M)", "flops (G)", "acts (M)", "top-1")
+    table.add_column("published by", no_wrap=True)
+    for row in rows:
+        costs = (row["params"] / 1e6, row["flops"] / 1e9, row["acts"] / 1e6)
+        top1 = f"{row['top1']:.2%}" if row["top1"] else ""
+        sizes = (str(row["resolution"]), *(f"{cost:,.2f}" for cost in costs))
+        table.add_row(row["name"], *sizes, top1, row["top1_source"])
+    return table
+
+
+def peaks_table(rows: list[dict[str, Any]], kinds: Sequence[str]) -> Table:
+    """A row for each network and batch: the memory of training, a column for each kind of it."""
+    table = plain_table("peak memory (GiB)", "px", "batch", *kinds)
+    for row in rows:
+        peaks = ("unknown" if row[kind] is None else f"{row[kind] / 2**30:,.2f}" for kind in kinds)
+        table.add_row(row["name"], str(row["resolution"]), f"{row['batch']:,}", *peaks)
     return table
 
 

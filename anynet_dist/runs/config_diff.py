@@ -30,6 +30,7 @@ HARMLESS = {
     "eval.batch_size",
     "eval.every",
     "eval.flip",
+    "train.activation_checkpointing",
     "train.compile",
     "train.deterministic",
     "train.early_stopping",

@@ -179,8 +179,9 @@ def _per_rank(planned: DryRun) -> Iterator[Choice]:
 
 def _memory_text(planned: DryRun, resolution: int) -> str:
     batch, optimizer = planned.plan.batches.device_batch, known_optimizer(planned.config.optim.name)
+    checkpointing = planned.config.train.activation_checkpointing
     try:
-        needed = training_memory(planned.spec, resolution, batch, planned.precision, optimizer)
+        needed = training_memory(planned.spec, resolution, batch, planned.precision, optimizer, checkpointing)
     except UnknownMemoryError as error:
         return f"  memory: {str(error).splitlines()[0]}"
     note = ""

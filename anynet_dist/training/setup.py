@@ -15,6 +15,7 @@ from anynet_dist.config import Config, dump_config
 from anynet_dist.data.batch_plan import BatchPlan, plan_batches
 from anynet_dist.data.dataset import Dataset
 from anynet_dist.data.loaders.base import Loader
+from anynet_dist.models.activation_checkpointing import checkpoint_activations
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.checkpoints import Checkpoints
@@ -148,11 +149,12 @@ def start_accelerator(
 
 
 def build_network(config: Config, description: NetworkDescription) -> AnyNet:
-    """The network with its first weights, or trained ones, its frozen parts without gradients."""
+    """The network as it trains: its first weights, or trained ones, its frozen parts without gradients."""
     network = build_anynet(**description.model)
     if config.model.pretrained:
         load_pretrained(network, config.model.pretrained)
     freeze(network, config.model.freeze)
+    checkpoint_activations(network, config.train.activation_checkpointing)
     return network
 
 

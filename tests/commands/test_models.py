@@ -11,7 +11,13 @@ import torch
 import torchvision
 
 from anynet_dist.cli import main
-from anynet_dist.models import network_complexity, network_spec, part_complexities, preset_names
+from anynet_dist.models import (
+    network_complexity,
+    network_spec,
+    part_complexities,
+    preset_names,
+    training_memory,
+)
 from anynet_dist.runs.network_file import load_network
 
 
@@ -91,6 +97,34 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     fp32, bf16 = facts["memory"]["fp32"], facts["memory"]["bf16"]
     assert fp32["gradients"] == bf16["gradients"] == 4 * facts["params"]
     assert bf16["activations"] < 0.6 * fp32["activations"]
+
+
+def test_memory_by_network_batch_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("memory", "resnet20", "--res", "32", "--classes", "10", "--batch", "8", "16")
+    rows = json.loads(shown(capsys, *words, "--json"))
+    rows = [row for row in rows if row["name"] == "resnet20"]  # and resnet200
+    assert [row["batch"] for row in rows] == [8, 16]
+    spec = network_spec(preset="resnet20", num_classes=10)
+    for row in rows:
+        assert row["bf16 checkpointed"] == training_memory(spec, 32, row["batch"], "bf16", "sgd", True).total
+        assert row["fp32 checkpointed"] < row["fp32"]
+    text = " ".join(shown(capsys, *words).split())
+    assert "peak memory (GiB) px batch fp32 bf16 fp32 checkpointed bf16 checkpointed" in text
+    assert "resnet20 32 16 " in text
+
+
+def test_show_counts_what_a_config_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "saving.yaml"
+    config.write_text(
+        "model: {preset: resnet20, num_classes: 10}\n"
+        "data: {train_res: 32}\n"
+        "train: {global_batch: 8, activation_checkpointing: [stage1]}\n"
+    )
+    memory = json.loads(shown(capsys, "show", str(config), "--json"))["memory"]["fp32"]
+    spec = network_spec(preset="resnet20", num_classes=10)
+    expected = training_memory(spec, 32, 8, checkpointing=["stage1"])
+    assert (memory["recomputed"], memory["total"]) == (expected.recomputed, expected.total)
+    assert "of a checkpointed block" in shown(capsys, "show", str(config))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from anynet_dist.config import Config, load_config
+from anynet_dist.config.errors import ConfigError
 from anynet_dist.config.options import options
 
 Write = Callable[..., None]
@@ -118,3 +119,22 @@ def test_compiling_was_once_a_switch(text: str, mode: str, tmp_path: Path) -> No
     file.write_text(f"train:\n  compile: {text}\n")
     assert load_config(file).config.train.compile == mode
     assert load_config(file, ["--train.compile", text]).config.train.compile == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("false", False), ("stage1", ["stage1"]), ("[stem, stage2]", ["stem", "stage2"])],
+)
+def test_activations_are_checkpointed_everywhere_or_in_parts(
+    text: str, value: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"train:\n  activation_checkpointing: {text}\n")
+    words = text.strip("[]").replace(",", "").split()
+    for loaded in (load_config(file), load_config(file, ["--train.activation_checkpointing", *words])):
+        assert loaded.config.train.activation_checkpointing == value
+    switched_on = load_config(file, ["--train.activation_checkpointing"])
+    assert switched_on.config.train.activation_checkpointing is True
+    file.write_text("train: {activation_checkpointing: 3}")
+    with pytest.raises(ConfigError, match=r"activation_checkpointing: must be true or false or a list"):
+        load_config(file)

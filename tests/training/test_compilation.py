@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import torch._inductor.config
 
 from anynet_dist.config import Config, load_config
+from anynet_dist.models.activation_checkpointing import checkpoint_activations
 from anynet_dist.models.anynet import AnyNet, build_anynet
 from anynet_dist.runs.metrics_log import read_records
 from anynet_dist.runs.progress import RunContext
@@ -107,6 +109,23 @@ def test_compiled_networks_compute_the_same(mode: str, network: AnyNet) -> None:
     with evaluating(network, compiled=False), torch.inference_mode():
         network(images[:5])
     assert not torch._dynamo.utils.counters["stats"], "an evaluation compiles nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_networks_checkpoint_activations() -> None:
+    network = build_anynet(
+        block_type="vgg", num_blocks_per_stage=[1], num_channels=[8, 8], strides=1, head="features"
+    )
+    plain, images = deepcopy(network), torch.randn(6, 3, 16, 16)
+    checkpoint_activations(network, ["stage1"])
+    compile_network(network, "regional")
+    for each in (plain, network):
+        each(images).square().mean().backward()
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-4)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(network.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

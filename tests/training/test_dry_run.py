@@ -80,6 +80,7 @@ def test_it_plans_for_ranks_that_are_not_here(shown: Shown) -> None:
         (("--data.train_res", "12", "--data.augment.translate", "13"), "translate"),
         (("--train.global_batch", "96"), "72 samples, fewer than one global batch of 96"),
         (("--model.pretrained", "nothing.safetensors"), "nothing.safetensors"),
+        (("--train.activation_checkpointing", "stage7"), "stage7"),
         (("--optim.options", "{a: 1}"), "--optim.options: sgd has no such option"),
         (("--data.workers", "1000"), "workers must be between"),
     ],

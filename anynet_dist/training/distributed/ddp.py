@@ -148,6 +148,8 @@ def reject_ddp_only_options(config: Config, engine: str, precision: str) -> None
         raise UserError(f"train.compile: goes with DDP only, not with {engine}")
     if config.speed.static_graph or config.speed.gradient_dtype != "fp32":
         raise UserError(f"speed.static_graph and speed.gradient_dtype: go with DDP only, not with {engine}")
+    if config.train.activation_checkpointing and engine.startswith("DeepSpeed"):
+        raise UserError(f"train.activation_checkpointing: goes with DDP and FSDP2 only, not with {engine}")
     if config.optim.name not in ELEMENTWISE:
         raise UserError(
             f"optim.name: {engine} cuts weights into shards, so that only optimizers that update each weight"

@@ -27,6 +27,7 @@ _DECIDED_BY_CONFIG = (
     _Setting("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", ("false", "0", "no"), "train.compile"),
     _Setting("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", ("1", "auto"), "train.max_device_batch"),
     _Setting("ACCELERATE_GRADIENT_CLIPPING", ("none", "auto"), "train.clip_grad_norm"),
+    _Setting("FSDP_ACTIVATION_CHECKPOINTING", ("false", "0", "no"), "train.activation_checkpointing"),
     _Setting("ACCELERATE_TORCH_DEVICE", (), "run.cpu"),
 )
 _NOT_SUPPORTED = {

@@ -109,7 +109,14 @@ def test_settings_that_contradict_the_config_are_refused(blobs_config: Path) -> 
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("options", [("--train.precision", "fp16"), ("--train.compile", "true")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--train.precision", "fp16"),
+        ("--train.compile", "true"),
+        ("--train.activation_checkpointing", "stage1"),
+    ],
+)
 def test_what_only_ddp_does_is_refused(
     blobs_config: Path, settings_file: Callable[[dict], None], options: tuple[str, str]
 ) -> None:
@@ -186,8 +193,11 @@ def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
     )
     options += ("--train.max_device_batch", "6", "--train.memory_format", "channels_last")
     options += ("--data.loader", "device")
+    some = ("--train.activation_checkpointing", "stage1")  # other activations are checkpointed in each
     launch(
-        "train", blobs_config, *options, "--train.max_steps", "4", "--run.dir", tmp_path / "ddp", processes=2
+        *("train", blobs_config, *options, *some, "--train.max_steps", "4"),
+        *("--run.dir", tmp_path / "ddp"),
+        processes=2,
     )
     settings = {
         "ACCELERATE_USE_FSDP": "true",
@@ -201,7 +211,7 @@ def test_fsdp2_trains_resumes_and_saves_what_ddp_does(
     for steps in ("2", "4"):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         command += [str(script), "train", str(blobs_config), *options]
-        command += ["--train.max_steps", steps, "--resume", "auto"]
+        command += ["--train.max_steps", steps, "--resume", "auto", "--train.activation_checkpointing"]
         done = subprocess.run(
             command,
             env={**os.environ, **settings},

@@ -29,6 +29,7 @@ def test_dynamo_and_accumulation_come_from_the_run_and_one_line_says_so(
         "ACCELERATE_DYNAMO_MODE": "max-autotune",
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "7",
         "ACCELERATE_GRADIENT_CLIPPING": "0.1",
+        "FSDP_ACTIVATION_CHECKPOINTING": "true",
     }
     for name, value in asked.items():
         monkeypatch.setenv(name, value)
