@@ -1,23 +1,21 @@
 """The compiled part of the FFCV loader: one pass over a batch, in parallel over its samples.
 
-The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it. For that, FFCV's C
-functions are known to it by name: code that holds their addresses could not be kept.
+The compiled code is kept on disk (`kept_code`), so only the first start ever waits for it.
 
-Samples are read, not mapped into memory (see `beton/file.py`); of a raw one, only the rows that are needed.
+Samples are read, not mapped into memory (see `beton/file.py`). Of a raw one, only the rows that are needed
+are read; of a JPEG with restart markers, only the part that is needed is decoded (`jpeg_part`).
 """
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
-
-import llvmlite.binding
 import numpy as np
 from numba import carray, prange, types
 from numba.extending import intrinsic
 
 from anynet_dist.data.beton.format import JPEG
 from anynet_dist.data.beton.jpeg_header import jpeg_size
+from anynet_dist.data.loaders.c_functions import c_function
+from anynet_dist.data.loaders.jpeg_part import jpeg_part
 from anynet_dist.data.loaders.kept_code import compiled
 from anynet_dist.data.loaders.libffcv import libc, libffcv
 from anynet_dist.data.transforms.params import (
@@ -41,29 +39,14 @@ DAMAGED, UNREADABLE, MISFIT = 1, 2, 3
 it is not of the size that the table says."""
 
 
-def _external(name: str, function: Any, arguments: str, result: Any) -> Any:
-    """A C function that compiled code calls by name; `arguments` holds a letter each, as in ctypes."""
-    letters = {
-        "p": types.voidptr,
-        "q": types.int64,
-        "Q": types.uint64,
-        "i": types.int32,
-        "I": types.uint32,
-        "?": types.boolean,
-    }
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    llvmlite.binding.add_symbol(name, address)
-    return types.ExternalFunction(name, result(*(letters[letter] for letter in arguments)))
-
-
 # int imdecode(source, size, height, width, out, crop_height, crop_width, y, x, scale, scale, crop, flip)
-_imdecode = _external("anynet_ffcv_imdecode", libffcv.imdecode, "pQIIpIIIIII??", types.int32)
+_imdecode = c_function("anynet_ffcv_imdecode", libffcv.imdecode, "pQIIpIIIIII??", "i")
 # void resize(mode, source, height, width, top, bottom, left, right, out, out_height, out_width)
 # void my_memcpy(source, target, size)
-_memcpy = _external("anynet_ffcv_memcpy", libffcv.my_memcpy, "qqQ", types.void)
-_resize = _external("anynet_ffcv_resize", libffcv.resize, "qqqqqqqqqqq", types.void)
+_memcpy = c_function("anynet_ffcv_memcpy", libffcv.my_memcpy, "qqQ", "")
+_resize = c_function("anynet_ffcv_resize", libffcv.resize, "qqqqqqqqqqq", "")
 # ssize_t pread(file, target, size, offset), of the C library
-_pread = _external("anynet_pread", libc.pread, "iqQq", types.int64)
+_pread = c_function("anynet_pread", libc.pread, "iqQq", "q")
 
 
 @intrinsic
@@ -94,24 +77,34 @@ _jpeg_size = compiled()(jpeg_size)
 
 @compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
-    """At least the rows of a sample's pixels that its box needs, shape (rows, W, 3), which is the first of
-    them, and what to note as FAILED."""
+    """At least the pixels of a sample that its box needs, shape (rows, columns, 3), which row and column of
+    the image comes first, and what to note as FAILED."""
     if mode != JPEG:
         data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
-        return data.reshape(row[HEIGHT], width, 3), row[TOP], 0 if whole else UNREADABLE
+        return data.reshape(row[HEIGHT], width, 3), row[TOP], 0, 0 if whole else UNREADABLE
     data, whole = _bytes(file, start, size)
-    image = np.empty((height, width, 3), np.uint8)
+    failed = DAMAGED
     if not whole:
-        return image, 0, UNREADABLE
-    stated_height, stated_width = _jpeg_size(data)
-    if stated_height == 0 or stated_width == 0:
-        return image, 0, DAMAGED
-    if stated_height != height or stated_width != width:  # FFCV would fill `image` in part, or wrongly
-        return image, 0, MISFIT
+        failed = UNREADABLE
+    else:
+        stated_height, stated_width = _jpeg_size(data)
+        if stated_height == height and stated_width == width:
+            return _decode(data, height, width, row)
+        if stated_height != 0 and stated_width != 0:  # FFCV would fill the pixels in part, or wrongly
+            failed = MISFIT
+    return np.empty((height, width, 3), np.uint8), 0, 0, failed
+
+
+@compiled()
+def _decode(data, height, width, row):  # type: ignore[no-untyped-def]
+    """The same of the bytes of a JPEG."""
+    bottom, right = row[TOP] + row[HEIGHT], row[LEFT] + row[WIDTH]
+    part, height, width, top, left = jpeg_part(data, height, width, row[TOP], row[LEFT], bottom, right)
+    image = np.empty((height, width, 3), np.uint8)
     status = _imdecode(
-        data.ctypes, data.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
+        part.ctypes, part.size, height, width, image.ctypes, height, width, 0, 0, 1, 1, False, False
     )
-    return image, 0, 0 if status == 0 else DAMAGED
+    return image, top, left, 0 if status == 0 else DAMAGED
 
 
 @compiled()
@@ -171,8 +164,8 @@ def _fill(out, top, left, bottom, right, fill):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # type: ignore[no-untyped-def]
-    image, first, row[FAILED] = _read(file, start, size, height, width, mode, row)
-    side, top, left = out.shape[0], row[TOP] - first, row[LEFT]
+    image, first_row, first_column, row[FAILED] = _read(file, start, size, height, width, mode, row)
+    side, top, left = out.shape[0], row[TOP] - first_row, row[LEFT] - first_column
     bottom, right = top + row[HEIGHT], left + row[WIDTH]
     if row[HEIGHT] == side and row[WIDTH] == side:
         _place(image, top, left, row, fill, out)
