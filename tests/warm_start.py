@@ -8,6 +8,7 @@ that forks is `python -m tests.warm_start`; a test talks to it through `WarmStar
 from __future__ import annotations
 
 import atexit
+import ctypes
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -33,11 +34,26 @@ IMPORTED = (
 )
 
 
+class Fault(NamedTuple):
+    """What goes wrong in a process that has tests/faults/faults.c preloaded."""
+
+    root: Path
+    """Where: at an operation on a file below this folder, which exists."""
+    number: int
+    """At which operation, counted from 1."""
+    mode: int
+    """A `Mode` of tests/faults/faulty_runs.py."""
+    listing: Path | None = None
+    """A file that gets a line for each operation."""
+
+
 class WarmStart:
     """Runs commands in processes forked off one that is started with the first of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Path | None = None) -> None:
+        """`preload` is a library to load before all others."""
         self._server: subprocess.Popen[bytes] | None = None
+        self._preload = {"LD_PRELOAD": str(preload)} if preload else {}
 
     def run(
         self,
@@ -47,6 +63,7 @@ class WarmStart:
         environment: Mapping[str, str],
         folder: Path | None = None,
         ranks: int = 1,
+        fault: Fault | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """What `subprocess.run` returns for `python -m anynet_dist WORDS`, in one process or in several.
 
@@ -62,6 +79,7 @@ class WarmStart:
                     "folder": str(folder or Path.cwd()),
                     "environments": environments,
                     "outputs": [str(out), str(err)],
+                    "fault": fault and [str(fault.root), *fault[1:3], fault.listing and str(fault.listing)],
                 },
                 timeout,
             )
@@ -80,7 +98,7 @@ class WarmStart:
         """The exit code; None where there is none in time, in which case the processes are killed."""
         if self._server is None:
             command = [sys.executable, "-m", "tests.warm_start"]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **self._preload}
             self._server = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT
             )
@@ -147,7 +165,15 @@ def _become(request: dict[str, Any], environment: dict[str, str]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(request["outputs"], start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    if request["fault"]:
+        _arm(*request["fault"])
     sys.argv = [str(ROOT / "anynet_dist" / "__main__.py"), *request["words"]]
+
+
+def _arm(root: str, number: int, mode: int, listing: str | None) -> None:
+    arm = ctypes.CDLL(None).fault_arm
+    arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_char_p]
+    arm(os.fsencode(root), number, mode, listing and os.fsencode(listing))
 
 
 def _wait(pids: list[int]) -> int:

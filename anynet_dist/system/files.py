@@ -6,13 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from anynet_dist.system.errors import UserError
+
+PARTIAL = re.compile(r"\..+\.\d+\.partial")
+"""The name of a temporary file: that of its target, and the process that writes it."""
 
 
 class NotAFileError(UserError, OSError):
@@ -80,20 +84,42 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with naming(target):
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):  # which would hide the first error
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder which only this one writes to."""
+    for path in folder.glob(".*.partial"):
+        if PARTIAL.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an OSError of the block that names no file, as of a write or a flush, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def flush(path: Path) -> None:
     """Wait until the file is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

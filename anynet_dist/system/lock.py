@@ -10,17 +10,23 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from anynet_dist.system.errors import UserError
+from anynet_dist.system.errors import RunError, UserError
+from anynet_dist.system.files import naming
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20.0
 STALE_AFTER_S = 120.0
+
+
+class LostLockError(RunError):
+    """Another process has taken over what this one had to itself."""
 
 
 class Lock:
@@ -31,12 +37,17 @@ class Lock:
     machine has a heartbeat: it touches the file every 20 seconds, and after two minutes without, its lock is
     stale. So is at once that of an earlier start of the same SLURM job, which ended before the job was queued
     again. With `heartbeat` false no thread touches the file, and the lock is respected from elsewhere.
+
+    An owner that was suspended for longer than that may find that another has taken its lock: `check`
+    says so, to be called before something is written that only the owner may write.
     """
 
     def __init__(self, path: Path, purpose: str, heartbeat: bool = True) -> None:
         self.path = path
+        self.token = uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor, previous = _acquire(path, purpose, heartbeat)
+        with naming(path):
+            self._descriptor, previous = _acquire(path, purpose, heartbeat, self.token)
         if previous:
             owner = _name(previous)
             logger.warning(
@@ -61,14 +72,42 @@ class Lock:
             except OSError as error:  # a file system that is away for a while is no reason to stop
                 logger.debug("cannot touch %s: %s", self.path, error)
 
+    def check(self) -> None:
+        """Raise LostLockError where the lock file bears another owner's name by now."""
+        owner = self._other_owner()
+        if owner:
+            raise LostLockError(
+                f"{self.path} was taken over by process {_name(owner)}, because this one had not shown for"
+                f" {STALE_AFTER_S:.0f} s that it still ran: it ends here and leaves everything to the other"
+            )
+
+    def _other_owner(self) -> dict[str, Any]:
+        """Who has taken the lock, {} while it is ours or nobody's. The file is opened anew, because only
+        then do network file systems look for what another machine has written."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return {}
+        try:
+            owner = _read_owner(descriptor)
+        except OSError:
+            return {}
+        finally:
+            os.close(descriptor)
+        return owner if owner.get("token") != self.token else {}
+
     def release(self) -> None:
-        """Remove the file; does nothing the second time."""
+        """Remove the file, unless it is another's by now; does nothing the second time."""
         if self._released.is_set():
             return
         self._released.set()
         if self._thread is not None:
             self._thread.join()
-        self.path.unlink(missing_ok=True)
+        try:
+            if not self._other_owner():
+                self.path.unlink(missing_ok=True)
+        except OSError as error:  # it is stale from now on; the error that led here is the one to show
+            logger.debug("cannot remove %s: %s", self.path, error)
         os.close(self._descriptor)
 
 
@@ -105,7 +144,7 @@ def _runs(pid: object) -> bool:
         return True
 
 
-def _acquire(path: Path, purpose: str, heartbeat: bool) -> tuple[int, dict[str, Any]]:
+def _acquire(path: Path, purpose: str, heartbeat: bool, token: str) -> tuple[int, dict[str, Any]]:
     """The open lock file, ours now, and the stale owner that it replaces, {} if there was none."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -117,7 +156,7 @@ def _acquire(path: Path, purpose: str, heartbeat: bool) -> tuple[int, dict[str, 
                 continue
             if ours is False or _may_run(owner, path, kernel_says_gone=bool(ours)):
                 raise _taken(path, owner, purpose)
-            _write_owner(descriptor, heartbeat)
+            _write_owner(descriptor, heartbeat, token)
             return descriptor, owner
         except BaseException:
             os.close(descriptor)
@@ -168,16 +207,17 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
         return {}
 
 
-def _write_owner(descriptor: int, heartbeat: bool) -> None:
+def _write_owner(descriptor: int, heartbeat: bool, token: str) -> None:
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "start": _slurm_start(),
         "heartbeat": heartbeat,
+        "token": token,
     }
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+    text = json.dumps(owner).encode()
+    os.pwrite(descriptor, text.ljust(os.fstat(descriptor).st_size), 0)  # not every file system can truncate
 
 
 def _slurm_start() -> str:

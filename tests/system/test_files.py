@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ from anynet_dist.system.files import (
     atomic_path,
     check_outputs,
     read_regular_file,
+    remove_partials,
     require_regular_file,
     sha256_of,
     write_json,
@@ -46,6 +48,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail()
     assert '"old": true' in (tmp_path / "file").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = {"notes.partial", ".mine.partial", "a.safetensors"}
+    for name in (*kept, ".model.safetensors.4711.partial", "..anynet_run.json.12.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.1.partial").mkdir()
+    remove_partials(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {".folder.1.partial"}
+
+
+def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    with pytest.raises(OSError, match=r"Input/output error: '.*report\.html'"), atomic_path(target):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_checksum_is_that_of_the_content(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anynet_dist.system.errors import UserError
-from anynet_dist.system.lock import Lock, is_held
+from anynet_dist.system.lock import Lock, LostLockError, is_held
 
 HOLD = """
 import signal, sys
@@ -102,6 +102,25 @@ def test_an_earlier_start_of_the_same_slurm_job_counts_as_gone_at_once(
         Lock(lock_file, "in use")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     Lock(lock_file, "in use").release()
+
+
+def test_an_owner_finds_out_that_another_machine_has_taken_its_lock(lock_file: Path) -> None:
+    lock = Lock(lock_file, "in use")
+    lock.check()
+    taken = owner(host="another", pid=77, token="theirs")
+    lock_file.write_text(taken)
+    with pytest.raises(LostLockError, match=r"run\.lock was taken over by process 77 on another"):
+        lock.check()
+    lock.release()
+    assert lock_file.read_text() == taken, "it is the other's to remove"
+
+
+def test_a_longer_owner_of_before_leaves_nothing_behind_its_successor(lock_file: Path) -> None:
+    lock_file.parent.mkdir()
+    lock_file.write_text(owner(pid=2**22 + 1, slurm_job="9" * 500))
+    with Lock(lock_file, "in use") as lock:
+        assert json.loads(lock_file.read_text())["token"] == lock.token
+        assert is_held(lock_file)
 
 
 def test_a_lock_cut_short_in_the_writing_is_nobodys(lock_file: Path) -> None:
