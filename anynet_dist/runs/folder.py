@@ -101,6 +101,11 @@ class RunFolder:
         return self.path / "profile"
 
     @property
+    def stacks(self) -> Path:
+        """Where each rank stood when the run hung, or when it was asked with SIGQUIT."""
+        return self.path / "stacks"
+
+    @property
     def trackers(self) -> Path:
         """What trackers other than Weights & Biases and TensorBoard write here, a folder each."""
         return self.path / "trackers"
@@ -139,6 +144,7 @@ class RunFolder:
             self.checkpoints,
             self.bad_batch,
             self.profile,
+            self.stacks,
             self.path / "wandb",
             self.path / "tensorboard",
             self.trackers,

@@ -40,6 +40,7 @@ from anynet_dist.training.optim.optimizers import build_optimizer
 from anynet_dist.training.pictures import BatchPicture
 from anynet_dist.training.profile import StepProfiler
 from anynet_dist.training.resilience import faults
+from anynet_dist.training.resilience.flight_recorder import FlightRecorder
 from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
 from anynet_dist.training.resilience.stop_requests import StopRequests
 from anynet_dist.training.run_facts import run_facts
@@ -170,7 +171,9 @@ class Run:
         """What watches over steps: other ranks, numbers that are not finite, time to save, speed."""
         config, device = self.config, self.accelerator.device
         self.peers = faults.exchange_peers(self.accelerator.process_index)
-        self.stop_requests.watch_peers(self.peers)
+        rank = self.accelerator.process_index
+        recorder = FlightRecorder(self.folder.stacks, self.peers, rank, self._position)
+        self.stop_requests.watch_peers(self.peers, recorder)
         self.bad_steps = BadSteps(device, self.optimizer.optimizer)
         guard = NonFiniteGuard(
             self.state.networks,
@@ -229,6 +232,9 @@ class Run:
             self.stop_requests.beat,
         )
         clock.done("trackers and checkpoint")
+
+    def _position(self) -> dict[str, int]:
+        return {"step": self.progress.step, "epoch": self.progress.epoch}
 
     def _replay(self, steps_back: int) -> Iterable[Batch]:
         """This rank's micro-batches of an earlier step of this epoch; 1 is the last one."""

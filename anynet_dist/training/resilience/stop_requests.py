@@ -16,6 +16,7 @@ from anynet_dist.config.schema import RunConfig
 from anynet_dist.system import distributed
 from anynet_dist.system.errors import StoppedEarly
 from anynet_dist.training.resilience.faults import Peer
+from anynet_dist.training.resilience.flight_recorder import FlightRecorder
 from anynet_dist.training.resilience.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class StopRequests:
         if threading.current_thread() is threading.main_thread():
             numbers = _signals(config)
             self.previous = {number: signal.signal(number, self._note) for number in numbers}
+            if signal.SIGQUIT not in self.previous:  # by default it would end the process
+                self.previous[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda *_: None)
             self.watchdog = Watchdog(numbers, self._launcher_is_gone)
             _at_work.append(self)
         else:
@@ -92,10 +95,11 @@ class StopRequests:
         if self.watchdog:
             self.watchdog.before_end = action
 
-    def watch_peers(self, peers: list[Peer]) -> None:
-        """The other processes of the run: one that is gone or stopped is named."""
+    def watch_peers(self, peers: list[Peer], recorder: FlightRecorder) -> None:
+        """The other processes of the run: one that is gone or stopped is named. SIGQUIT and a standstill have
+        `recorder` write where this one stands."""
         if self.watchdog:
-            self.watchdog.peers = peers
+            self.watchdog.peers, self.watchdog.recorder = peers, recorder
 
     def training_starts(self) -> None:
         """From here on there is something to save."""

@@ -23,6 +23,7 @@ import psutil
 
 from anynet_dist.system import distributed
 from anynet_dist.training.resilience.faults import Peer, unwell
+from anynet_dist.training.resilience.flight_recorder import FlightRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Watchdog:
         self.peers: list[Peer] = []
         self.before_end: Callable[[int, str], None] = lambda number, why: None
         """Called with signal and reason before the process is ended."""
+        self.recorder: FlightRecorder | None = None
         self.requests: list[tuple[int, float]] = []
         self._place: tuple[int, Place] | None = None
         self._since = time.monotonic()
@@ -134,8 +136,10 @@ class Watchdog:
         while not self._ended.is_set():
             if select.select([self._read], [], [], TICK_S)[0]:
                 now = time.monotonic()
-                numbers = [number for number in os.read(self._read, 4096) if number in self.numbers]
-                self.requests += [(number, now) for number in numbers]
+                received = os.read(self._read, 4096)
+                self.requests += [(number, now) for number in received if number in self.numbers]
+                if signal.SIGQUIT in received:
+                    self._record("SIGQUIT", Place.of_main_thread())
             if not self.requests and self.launcher_is_gone():
                 self.requests.append((signal.SIGTERM, time.monotonic()))
             self._look()
@@ -150,6 +154,17 @@ class Watchdog:
         elif seconds > STANDSTILL_S and not self._reported:
             self._reported = True
             logger.warning("%s", self._describe(place, seconds))
+            self._record("a standstill", place)
+
+    def _record(self, why: str, place: Place) -> None:
+        if self.recorder:
+            facts = {
+                "waits_for": place.waits_for,
+                "at": place.line,
+                "seconds": round(time.monotonic() - self._since, 1),
+                "batches": self.beats,
+            }
+            self.recorder.record(why, facts, asks_others=why == "SIGQUIT")
 
     def _is_overdue(self, place: Place, seconds: float) -> bool:
         first, last = self.requests[0][1], self.requests[-1][1]
@@ -182,6 +197,7 @@ class Watchdog:
         number = self.requests[0][0]
         received = f"received {signal.Signals(number).name}"
         why = f"{received} and cannot stop in order: {self._describe(place, seconds)}"
+        self._record(why, place)
         last_words = threading.Thread(target=self._last_words, args=(number, why), daemon=True)
         last_words.start()
         last_words.join(SECOND_GRACE_S)  # even writing them may hang

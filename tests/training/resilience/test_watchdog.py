@@ -1,7 +1,9 @@
 """A process that was asked to stop ends, whatever it waits for, and says what that is."""
 
+import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -131,6 +133,13 @@ def test_a_rank_that_hangs_is_named_by_itself_and_by_the_file_and_line_where_it_
     assert "[rank 1] warning: rank 1 has not moved for" in output
     assert "hanging.py:14 (forward)" in output
     read_until(ranks[0], "rank 0 has waited")
+    ranks[0].send_signal(signal.SIGQUIT)  # which it passes on to the other
+    said = read_until(ranks[0], "for the other ranks at")
+    assert re.search(r"where the ranks stand .*\n  rank 1, after step 11: works at \S*hanging\.py:14", said)
+    stacks = tmp_path / "run" / "stacks"
+    assert "rank 0, after step 11: waits for the other ranks" in (stacks / "summary.txt").read_text()
+    assert 'hanging.py", line 14 in forward' in (stacks / "rank_1.txt").read_text()
+    assert json.loads((stacks / "rank_1.json").read_text())["batches"] == 11
     for rank in ranks:
         rank.terminate()
     for rank in ranks:
