@@ -20,8 +20,8 @@ from anynet_dist.bench.limits import (
     peak_arithmetic,
 )
 from anynet_dist.bench.peer_networks import MissingPeerError, peer_network
-from anynet_dist.bench.results import Row
-from anynet_dist.bench.rounds import Timing, alternate
+from anynet_dist.bench.results import Row, compare, speed
+from anynet_dist.bench.rounds import alternate
 from anynet_dist.bench.steps import Step, Variant
 from anynet_dist.models.anynet import build_anynet
 from anynet_dist.models.complexity import check_resolution, network_complexity
@@ -90,9 +90,9 @@ def bench_model(setting: ModelSetting, device: torch.device) -> ModelResult:
     timings = alternate(subjects, setting.rounds)
     limits, rows = _limits(setting, device), [row for _, row in made]
     for row, timing in zip(rows, timings.values(), strict=True):
-        row |= _speed(setting, timing)
+        row |= speed(setting.batch * setting.steps, timing)
         row |= _shares(row, limits, device)
-    _compare(rows)
+    compare(rows, "work")
     return ModelResult(rows, limits, notes)
 
 
@@ -175,16 +175,6 @@ def _limits(setting: ModelSetting, device: torch.device) -> dict[str, Any]:
     return limits
 
 
-def _speed(setting: ModelSetting, timing: Timing) -> Row:
-    images = setting.batch * setting.steps
-    return {
-        "images_per_second": images / timing.seconds,
-        "images_per_cpu_second": images / timing.cpu_seconds,
-        "seconds": timing.wall,
-        "cpu_seconds": timing.cpu,
-    }
-
-
 def _shares(row: Row, limits: dict[str, Any], device: torch.device) -> Row:
     """The speed over the lines: of a GPU its speed, of a CPU that of a core."""
     lines = limits[row["precision"]][row["work"]]
@@ -195,11 +185,3 @@ def _shares(row: Row, limits: dict[str, Any], device: torch.device) -> Row:
         for name, kind in names.items()
         for line in [lines[f"{kind}_images_per_second"]]
     }
-
-
-def _compare(rows: list[Row]) -> None:
-    """Add to each row its speed over that of the first with the same pass."""
-    for row in rows:
-        first = next(other for other in rows if other["work"] == row["work"])
-        row["ratio"] = row["images_per_second"] / first["images_per_second"]
-        row["cpu_ratio"] = row["images_per_cpu_second"] / first["images_per_cpu_second"]

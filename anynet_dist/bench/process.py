@@ -58,9 +58,9 @@ def _make(make: MakeLoader) -> None:
 
 
 def _epoch() -> Epoch:
-    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     images = sum(len(labels) for _, labels in _loader)
-    return Epoch(images, time.perf_counter() - start, max(_cpu_seconds() - cpu_start, 0.01))  # a clock tick
+    return Epoch(images, time.perf_counter() - start, max(cpu_seconds() - cpu_start, 0.01))  # a clock tick
 
 
 def _close() -> None:
@@ -69,10 +69,9 @@ def _close() -> None:
     _loader = None
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """Processor time of this process and of those that it started, also of those that have ended."""
     this = psutil.Process(os.getpid())
-    total = 0.0
-    for process in (this, *this.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
+    own, others = this.cpu_times(), [process.cpu_times() for process in this.children(recursive=True)]
+    ended = getattr(own, "children_user", 0.0) + getattr(own, "children_system", 0.0)
+    return time.process_time() + ended + sum(each.user + each.system for each in others)

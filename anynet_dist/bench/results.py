@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from anynet_dist.bench.rounds import Timing
 from anynet_dist.system.files import write_json
 
 STDOUT = "-"
@@ -17,35 +18,62 @@ WIDE = 160
 Row = dict[str, Any]
 
 
-def show(table: Table, facts: Mapping[str, Any], target: str | None) -> None:
-    """Print the table, or the facts as JSON; with a file as `target` write them there too, atomically."""
+def speed(images: int, timing: Timing) -> Row:
+    """The part of a row that tells how fast rounds of so many images were."""
+    return {
+        "images_per_second": images / timing.seconds,
+        "images_per_cpu_second": images / timing.cpu_seconds,
+        "seconds": timing.wall,
+        "cpu_seconds": timing.cpu,
+    }
+
+
+def compare(rows: list[Row], among: str | None = None) -> None:
+    """Add to each row its speed over that of the first, or of the first with the same value of `among`."""
+    for row in rows:
+        first = next(other for other in rows if among is None or other[among] == row[among])
+        row["ratio"] = row["images_per_second"] / first["images_per_second"]
+        row["cpu_ratio"] = row["images_per_cpu_second"] / first["images_per_cpu_second"]
+
+
+def show(
+    rows: Sequence[Row], columns: Mapping[str, str], facts: Mapping[str, Any], target: str | None
+) -> None:
+    """Print a table of `columns`: the rows' keys and what to call them.
+
+    `facts` go with it: its `title`, its `notes`, a sentence each. With `target` they are printed as JSON in
+    place of the table, or written to that file beside it, atomically.
+    """
     if target == STDOUT:
-        print(json.dumps(facts, indent=2))  # noqa: T201
+        print(json.dumps({**facts, "rows": rows}, indent=2))  # noqa: T201
         return
     terminal = Console()
     # Text that goes into a file is as wide as it needs to be.
     console = terminal if terminal.is_terminal else Console(width=WIDE)
+    table, notes = table_of(rows, columns)
+    console.print(f"{facts['title']}\n", highlight=False)
     console.print(table)
+    console.print("\n".join(["", *notes, *facts["notes"]]), highlight=False)
     if target is not None:
-        write_json(target, facts)
+        write_json(target, {**facts, "rows": rows})
 
 
-def table_of(rows: Sequence[Row], columns: Mapping[str, str], title: str, notes: Sequence[str] = ()) -> Table:
-    """A table of `columns`: the rows' keys and what to call them.
+def table_of(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[Table, list[str]]:
+    """The table, and what it leaves out: columns of words that are the same in all rows.
 
-    A column of words that are the same in all rows becomes a note, one without any value is left out.
+    A column without any value is left out, too.
     """
     words = {key for key in columns if any(isinstance(row.get(key), str) for row in rows)}
-    same = {key for key in words if len(rows) > 1 and len({row.get(key) for row in rows}) == 1}
+    same = [key for key in columns if key in words and len({row.get(key) for row in rows}) == 1]
+    same = same if len(rows) > 1 else []
     shown = [key for key in columns if key not in same and any(row.get(key) is not None for row in rows)]
-    alike = ", ".join(f"{columns[key]} {rows[0][key]}".replace("\n", " ") for key in columns if key in same)
-    caption = "\n".join([*([f"all: {alike}"] if alike else []), *notes])
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
+    table = Table(box=None, pad_edge=False)
     for key in shown:
         table.add_column(columns[key], justify="left" if key in words else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(key, row.get(key)) for key in shown))
-    return table
+    alike = ", ".join(f"{columns[key]} {rows[0][key]}".replace("\n", " ") for key in same)
+    return table, [f"all rows: {alike}"] if alike else []
 
 
 def _cell(key: str, value: Any) -> str:

@@ -4,7 +4,7 @@ machine does meets all alike."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -39,10 +39,15 @@ def alternate(
     time in seconds, by default that of this process.
     """
     timings = {name: Timing() for name in subjects}
-    for number in range(rounds):
-        for name in reversed(list(subjects)) if number % 2 else subjects:
-            wall, cpu = time.perf_counter(), cpu_clock()
-            subjects[name]()
-            timings[name].wall.append(time.perf_counter() - wall)
-            timings[name].cpu.append(cpu_clock() - cpu)
+    for name in in_turn(list(subjects), rounds):
+        wall, cpu = time.perf_counter(), cpu_clock()
+        subjects[name]()
+        timings[name].wall.append(time.perf_counter() - wall)
+        timings[name].cpu.append(cpu_clock() - cpu)
     return timings
+
+
+def in_turn(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """All names once for each round, every second round in the opposite order."""
+    for number in range(rounds):
+        yield from reversed(names) if number % 2 else names

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from anynet_dist.bench.results import show, table_of
+from anynet_dist.bench.results import show
 from anynet_dist.commands.bench.options import add_device_options, add_json_option, check_json_option, count
 from anynet_dist.config.arguments import add_allow_plugins
 
@@ -108,14 +108,10 @@ def run(args: argparse.Namespace) -> None:
         f"{args.model}, {setting.resolution} px, batch {setting.batch}, {device_name(device)};"
         f" {setting.rounds} rounds of {setting.steps} steps"
     )
-    caption = [
-        *_limits(result.limits, device.type == "cuda"),
-        "ratios: to the first row of the same pass",
-        *notes,
-    ]
-    facts = {"subject": "model", "name": args.model, "setting": vars(setting), "rows": result.rows}
+    notes = [*_limits(result.limits, device.type == "cuda"), "ratios: to the first row of a pass", *notes]
+    facts = {"subject": "model", "name": args.model, "title": title, "setting": vars(setting)}
     facts |= {"limits": result.limits, "notes": notes, "environment": bench_environment(device)}
-    show(table_of(result.rows, COLUMNS, title, caption), facts, args.json)
+    show(result.rows, COLUMNS, facts, args.json)
 
 
 def _limits(limits: dict[str, Any], on_gpu: bool) -> list[str]:

@@ -34,6 +34,16 @@ def check_json_option(target: str | None) -> None:
         check_outputs(Path(target), overwrite=True)
 
 
+def add_pacing(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark of whole trainings set how long it measures."""
+    parser.add_argument("--rounds", type=count, default=5, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=10, help="steps in a round (default: %(default)s)")
+    parser.add_argument(
+        "--warm-up", type=count, default=3, help="steps before the first round (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=count, help="threads on a CPU (default: torch's)")
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Let a benchmark stay on the CPU, or on few of its cores."""
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
