@@ -392,6 +392,10 @@ class CheckpointConfig:
     """Keep those for good whose number of steps is a multiple of this."""
     on_error: Literal["stop", "continue"] = "stop"
     """What to do when a checkpoint cannot be written, as on a full disk: the earlier ones stay."""
+    in_background: bool = True
+    """Write checkpoints beside the next steps, from a copy of all that they hold in host memory. Before the
+    next one, and before it ends, the run waits for the one that is on its way. With FSDP2 and DeepSpeed the
+    steps wait for each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ class RunLog:
         self.kept.update(line.encode())
         self.waiting.append(line)
         try:
-            self._write_waiting()
+            self.write_waiting()
         except OSError as error:
             if not self.may_wait:
                 raise RunError(f"cannot write {self.file}: {error.strerror}") from None
@@ -73,7 +73,8 @@ class RunLog:
         if self.trackers:
             self.trackers.show_network(network, resolution, self.resumed)
 
-    def _write_waiting(self) -> None:
+    def write_waiting(self) -> None:
+        """Hand the records that wait to the file. Raises OSError where the disk does not take them."""
         if self.waiting:
             append_whole(self.file, "".join(self.waiting))
             self.waiting.clear()
@@ -85,7 +86,11 @@ class RunLog:
 
     def flush(self) -> None:
         """Have all records on the disk, those that wait too. Raises OSError where it does not take them."""
-        self._write_waiting()
+        self.write_waiting()
+        self.flush_written()
+
+    def flush_written(self) -> None:
+        """Have the records that the file was handed on the disk; on any thread. Raises OSError."""
         if self.file.exists():
             flush(self.file)
 

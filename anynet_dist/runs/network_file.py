@@ -10,10 +10,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from anynet_dist.data.preprocess import Preprocess
@@ -27,6 +27,25 @@ from anynet_dist.system.files import atomic_path, write_json
 from anynet_dist.system.utf8_paths import utf8_path
 
 DESCRIPTION = "network.json"
+# What safetensors calls the types of tensors, in the order in which it writes them.
+DTYPES = {
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,29 +108,37 @@ def write_tensors(path: Path, network: nn.Module, metadata: dict[str, str] | Non
 
 
 def write_state_dict(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors by name as safetensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # safetensors' own save_file makes files that only their owner can read, whatever the umask.
-    content = serialize(tensors, metadata=metadata)
-    head, rest = _sorted_head(content)
-    with path.open("wb") as file:
-        file.write(head)
-        file.write(memoryview(content)[rest:])
+    """Write tensors by name as safetensors, with metadata in the order of its keys.
 
-
-def _sorted_head(content: bytes) -> tuple[bytes, int]:
-    """The head of a safetensors file with its metadata sorted, and where its tensors begin.
-
-    safetensors writes metadata in an order that differs from process to process; so equal networks make equal
-    files.
+    The same file as safetensors' own functions write, but for the order of metadata, which differs there from
+    process to process: equal networks make equal files. Its `save` holds up all other threads of Python while
+    it copies; the files of its `save_file` only their owner can read, whatever the umask. The format:
+    https://github.com/huggingface/safetensors#format
     """
-    start = 8 + int.from_bytes(content[:8], "little")
-    head = json.loads(content[8:start])
-    if "__metadata__" in head:
-        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
-    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # As the library orders them, so that each is aligned: the larger types first.
+    types = list(DTYPES)
+    names = sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name))
+    with path.open("wb") as file:
+        file.write(_head({name: tensors[name] for name in names}, metadata or {}))
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _head(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The head of a safetensors file: its length, then what follows it, as JSON."""
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        entries[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text, start
+    return len(text).to_bytes(8, "little") + text
 
 
 def load_network(

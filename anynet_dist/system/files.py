@@ -128,9 +128,14 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may be no UTF-8
 
 
+def to_json(value: Any) -> str:
+    """`value` as the indented JSON of our files."""
+    return json.dumps(value, indent=2) + "\n"
+
+
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON to `target` atomically."""
-    write_text(target, json.dumps(value, indent=2) + "\n")
+    write_text(target, to_json(value))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

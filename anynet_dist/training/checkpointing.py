@@ -1,6 +1,6 @@
 """What goes into a checkpoint and comes out of it: weights, optimizer, random states, progress.
 
-`save` and `restore` mirror each other over one object, the RunState.
+`take_snapshot` and `restore` mirror each other over one object, the RunState; the Saver writes snapshots.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import pickle
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -19,27 +19,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import load
-from safetensors import SafetensorError
+from accelerate.utils.constants import OPTIMIZER_NAME, RNG_STATE_NAME, SCALER_NAME
 from torch import Tensor, nn
 
 from anynet_dist.config import Config, dump_config
 from anynet_dist.runs.checkpoint import Checkpoint
-from anynet_dist.runs.checkpoints import Checkpoints
 from anynet_dist.runs.file_names import AVERAGE, MODEL
 from anynet_dist.runs.metrics_log import RunLog
 from anynet_dist.runs.network_file import load_tensors, write_state_dict
 from anynet_dist.runs.progress import CONFIG, CONTEXT, PROGRESS, Progress, RunContext
-from anynet_dist.system.errors import RunError, UserError
-from anynet_dist.system.files import write_json, write_text
+from anynet_dist.system.errors import UserError
+from anynet_dist.system.files import to_json, write_text
 from anynet_dist.training.optim.batch_norm import averaged_statistics, own_statistics, restore_statistics
 from anynet_dist.training.optim.ema import WeightAverage
 from anynet_dist.training.task import RunningScores
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(RunError):
-    """A checkpoint could not be written; those before it are as they were."""
 
 
 @dataclass(kw_only=True)
@@ -61,72 +56,83 @@ class RunState:
         return {"": self.network} | ({"ema_": self.average.module} if self.average else {})
 
 
-def save(state: RunState, checkpoints: Checkpoints, log: RunLog) -> Path:
-    """Write a checkpoint; called on every rank. A killed process leaves the earlier ones as they were.
+@dataclass(kw_only=True)
+class Snapshot:
+    """All that this rank writes of a checkpoint, as of one step."""
 
-    The log is on the disk before the checkpoint that counts its records. Raises CheckpointError on all ranks
-    when one of them could not write its part.
+    tensors: dict[str, dict[str, Tensor]]
+    """Safetensors files by name: on rank 0."""
+    pickled: dict[str, Any]
+    """Files that torch writes by name, such as the optimizer state, on rank 0, and the random states."""
+    texts: dict[str, Callable[[], str]]
+    """Other files, from what no longer changes: on rank 0."""
+
+    def write(self, folder: Path) -> None:
+        """Write the files; raises OSError, or torch's RuntimeError."""
+        for name, tensors in self.tensors.items():
+            write_state_dict(folder / name, tensors)
+        for name, content in self.pickled.items():
+            torch.save(content, folder / name)
+        for name, text in self.texts.items():
+            write_text(folder / name, text())
+
+
+def take_snapshot(state: RunState, log: RunLog) -> Snapshot:
+    """What the ranks are to save now; called on every rank.
+
+    Its tensors are those that train, but for the batch-norm statistics: these are averaged over the ranks.
+    With an engine other than DDP, accelerate's `save_state` writes the optimizer and the random states.
     """
-    step, accelerator = state.progress.step, state.accelerator
-    partial = checkpoints.partial(step)
-    on_main = accelerator.is_main_process
-    snapshot = replace(
+    accelerator, networks = state.accelerator, state.networks
+    progress = replace(
         state.progress,
         sums=state.scores.total(accelerator),
         average_updates=state.average.updates if state.average else 0,
         records=log.records,
         log_sha256=log.sha256,
     )
-    try:
-        _together(accelerator, lambda: _begin(checkpoints, step, log) if on_main else None)
-        averaged = [averaged_statistics(network) for network in state.networks.values()]
-        _together(accelerator, lambda: _write(replace(state, progress=snapshot), partial, averaged))
-        _together(accelerator, lambda: checkpoints.publish(partial) if on_main else None)
-    except CheckpointError as error:
-        if on_main:
-            checkpoints.abandon()
-        free = f"{shutil.disk_usage(checkpoints.folder).free / 2**20:,.0f} MiB are free on its disk"
-        raise CheckpointError(f"cannot write the checkpoint of step {step} ({free}): {error}") from error
-    return checkpoints.folder / f"step_{step:08d}"
-
-
-def _begin(checkpoints: Checkpoints, step: int, log: RunLog) -> None:
-    log.flush()
-    checkpoints.begin(step)
-
-
-def _together(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Do one's part and wait for the others; raises CheckpointError on all ranks where one has failed."""
-    failure: str | None = None
-    try:
-        action()
-    except (OSError, RuntimeError, SafetensorError) as error:
-        failure = f"rank {accelerator.process_index}: {error}"
-    failed = torch.tensor(float(failure is not None), device=accelerator.device)
-    if accelerator.reduce(failed, reduction="sum").item():
-        raise CheckpointError(failure or "another rank could not write its part")
-
-
-def _write(state: RunState, partial: Path, averaged: list[dict[str, Tensor]]) -> None:
-    """This rank's optimizer state, random states and batch-norm statistics; on rank 0 all else.
-
-    The weight files hold the batch-norm statistics that are averaged over the ranks.
-    """
-    accelerator = state.accelerator
-    accelerator.save_state(str(partial))
-    if own := own_statistics(list(state.networks.values())):
-        torch.save(own, partial / _statistics(accelerator.process_index))
+    averaged = [averaged_statistics(network) for network in networks.values()]
+    pickled: dict[str, Any] = _accelerator_files(accelerator) if state.context.engine == "DDP" else {}
+    if own := own_statistics(list(networks.values())):
+        pickled[_statistics(accelerator.process_index)] = own
     if not accelerator.is_main_process:
-        return
-    for name, network, statistics in zip((MODEL, AVERAGE), state.networks.values(), averaged, strict=False):
-        write_state_dict(partial / name, network.state_dict() | statistics)
-    write_text(partial / CONFIG, dump_config(state.config))
-    write_json(partial / CONTEXT, asdict(state.context))
-    write_json(partial / PROGRESS, asdict(state.progress))
+        return Snapshot(tensors={}, pickled=pickled, texts={})
+    named = zip((MODEL, AVERAGE), networks.values(), averaged, strict=False)
+    return Snapshot(
+        tensors={name: network.state_dict() | statistics for name, network, statistics in named},
+        pickled=pickled,
+        texts={
+            CONFIG: partial(dump_config, state.config),
+            CONTEXT: lambda: to_json(asdict(state.context)),
+            PROGRESS: lambda: to_json(asdict(progress)),
+        },
+    )
+
+
+def _accelerator_files(accelerator: Accelerator) -> dict[str, Any]:
+    """What accelerate's `save_state` would write, under the names that its `load_state` reads."""
+    files: dict[str, Any] = {f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl": _random_states(accelerator)}
+    if accelerator.is_main_process:
+        files[f"{OPTIMIZER_NAME}.bin"] = accelerator._optimizers[0].state_dict()
+        if accelerator.scaler is not None:
+            files[SCALER_NAME] = accelerator.scaler.state_dict()
+    return files
+
+
+def _random_states(accelerator: Accelerator) -> dict[str, Any]:
+    states = {
+        "step": accelerator.step,
+        "random_state": random.getstate(),
+        "numpy_random_seed": np.random.get_state(),
+        "torch_manual_seed": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["torch_cuda_manual_seed"] = torch.cuda.get_rng_state_all()
+    return states
 
 
 def restore(checkpoint: Checkpoint, state: RunState) -> None:
-    """Load everything that `save` has written into the parts of `state`; called on every rank."""
+    """Load everything that a snapshot holds into the parts of `state`; called on every rank."""
     path, accelerator = checkpoint.path, state.accelerator
     _restore_random_states(path, accelerator.process_index, checkpoint.context.world_size)
     try:

@@ -34,6 +34,7 @@ from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.lr_plot import lr_plot
 from anynet_dist.training.memory_format import CACHE_FILE, FORMATS
 from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.saver import note_saving
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def dry_run(config: Config, world_size: int | None = None) -> DryRun:
             note_choice(
                 "compile", *wanted_compile(config, spec, plan.work(choose_engine(config).name), before)
             )
+        note_saving(config, choose_engine(config).name)
         build.check_loaders(config, splits, plan.batches)
         if checkpoint:
             _check_resumed(config, splits, plan, precision, checkpoint)

@@ -6,8 +6,9 @@
             print(trainer.progress.step)
 
 A hook is called on every rank, after each n-th optimizer step and before that step is saved, so it may
-synchronise the ranks. With `every="evaluation"` it is called after each evaluation on the validation images,
-when the scores are in the log and the network is saved, where that was due.
+synchronise the ranks. An earlier step's checkpoint may still be on its way: `trainer.saver.finish()`, called
+on every rank, waits for it. With `every="evaluation"` it is called after each evaluation on the validation
+images, when the scores are in the log and the network is saved, where that was due.
 
 In a plug-in it belongs to the runs whose `plugins` list that file; elsewhere, as in a notebook, it is given
 to `Trainer(config, hooks=[note])`.
@@ -67,6 +68,11 @@ def call_hooks(hooks: Sequence[Hook], trainer: Any, step: int) -> None:
         every = getattr(hook, _EVERY, 1)
         if every != _EVALUATION and step % every == 0:
             hook(trainer)
+
+
+def has_evaluation_hooks(hooks: Sequence[Hook]) -> bool:
+    """Whether there are any of evaluations."""
+    return any(getattr(hook, _EVERY, 1) == _EVALUATION for hook in hooks)
 
 
 def call_evaluation_hooks(hooks: Sequence[Hook], trainer: Any) -> None:

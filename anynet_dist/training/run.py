@@ -41,10 +41,11 @@ from anynet_dist.training.pictures import BatchPicture
 from anynet_dist.training.profile import StepProfiler
 from anynet_dist.training.resilience import faults
 from anynet_dist.training.resilience.flight_recorder import FlightRecorder
-from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard
+from anynet_dist.training.resilience.nonfinite import BadSteps, NonFiniteGuard, NotFiniteError
 from anynet_dist.training.resilience.stop_requests import StopRequests
 from anynet_dist.training.run_facts import run_facts
 from anynet_dist.training.save_rule import SaveRule
+from anynet_dist.training.saver import Saver, note_saving
 from anynet_dist.training.startup_report import StartupReport
 from anynet_dist.training.step_record import StepMeter
 
@@ -155,6 +156,7 @@ class Run:
         self.loaders = setup.build_loaders(config, splits, plan, self.accelerator, memory_format, self._owned)
         clock.done("loaders")
         context = setup.describe_run(splits, plan, self.engine, precision, memory_format, compiled)
+        note_saving(config, self.engine.name)
         self.scores = self.task.running_scores(self.accelerator.device)
         self.state = RunState(
             accelerator=self.accelerator,
@@ -212,6 +214,7 @@ class Run:
         shown = (self.network.spec, self.state, self.loaders, self.folder, self.description, self.task)
         facts = run_facts(*shown) if on_main and config.tracking.has_trackers else None
         self.log = RunLog(self.folder, config, self.progress, on_main, facts)
+        self.saver = Saver(self.state, self.folder, self.checkpoints, self.log)
         self.log.show_network(self.network, self.description.resolution)
         self.batch_picture = BatchPicture(
             self.folder.path / "train_batch.jpg",
@@ -255,9 +258,12 @@ class Run:
             outcome, why = "stopped", stopped.why
             raise
         except Pruned as pruned:
+            self.saver.finish()
             outcome, why = "pruned", str(pruned)
             raise
         except BaseException as error:
+            if isinstance(error, NotFiniteError):  # which all ranks raise, after a checkpoint that is good
+                self.saver.finish(raises=False)
             explained = explain(error, self.peers, self.config, self.plan, self.state)
             why = str(explained or error) or type(error).__name__
             if explained:
@@ -277,10 +283,12 @@ class Run:
                 ask_for_resume(self.folder, {"reason": why})
 
     def close(self, outcome: Outcome = "failed", why: str | None = None) -> None:
-        """Record how the run ended; end the loaders' threads and processes, and the log; free the run folder.
+        """Record how the run ended; end the threads and processes of the saver and the loaders, and the log;
+        free the run folder.
 
         Does nothing the second time.
         """
+        self.saver.close()
         if self.status:
             self.status.set(outcome, why, self.progress)
             self.status = None

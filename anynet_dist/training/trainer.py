@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 
 from anynet_dist.runs.metrics_log import Record
-from anynet_dist.training.checkpointing import CheckpointError, save
 from anynet_dist.training.console import RunLines, training_bar
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.finish import Stopped, load_best, write_network
-from anynet_dist.training.hooks import call_evaluation_hooks, call_hooks
+from anynet_dist.training.hooks import call_evaluation_hooks, call_hooks, has_evaluation_hooks
 from anynet_dist.training.optim.resolution import train_resolution
 from anynet_dist.training.optim.schedules import set_learning_rate
 from anynet_dist.training.pictures import leave_report
@@ -87,13 +86,15 @@ class Trainer(Run):
         """Call hooks, log, save and stop, where it is time to."""
         call_hooks(self.hooks, self, self.progress.step)
         log_now = self.progress.step % self.config.train.log_every == 0 or self.at_epoch_end
-        agreed = self.agreement.after_step(self.progress, log_now)
+        agreed = self.agreement.after_step(self.progress, log_now, self.saver.stage())
         if agreed.stop:
             logger.info("%s: saving and stopping", reason(agreed.stop))
         if agreed.synchronised and self.status:
             self.status.update(self.progress)
         if log_now:
             self._log_step()
+        if agreed.synchronised and not agreed.stop:
+            self.saver.settle(agreed.saving)
         if agreed.stop or (agreed.save and not self.at_epoch_end):
             self.save(required=bool(agreed.stop))
         if agreed.stop:
@@ -104,6 +105,7 @@ class Trainer(Run):
         progress = self.progress
         if progress.step_in_epoch == self.plan.steps_per_epoch:
             progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+        self.saver.finish()  # a kill during a long evaluation shall find it
         self.engine.collect()
         self.evaluator.settle_batch_norm()
         due = self.all_steps_done or progress.epoch % self.config.eval.every == 0
@@ -114,10 +116,13 @@ class Trainer(Run):
         if self.all_steps_done or is_best or self.save_rule.at_epoch_end(progress):
             self.save()
         if due and self.evaluator.has("val"):
+            if has_evaluation_hooks(self.hooks):  # they may look at what was saved
+                self.saver.finish()
             call_evaluation_hooks(self.hooks, self)
 
     def finish(self) -> Record:
         """Take the best network where validation chose one, test it, and write it to the run folder."""
+        self.saver.finish()
         validated = self.evaluator.has("val")
         label = self.task.metric_label
         progress = load_best(self.checkpoints, self.state, label) if validated else self.progress
@@ -203,16 +208,8 @@ class Trainer(Run):
         return is_best
 
     def save(self, required: bool = False) -> None:
-        """Write a checkpoint; called on every rank. Where that fails, checkpoint.on_error decides, unless the
-        checkpoint is `required`."""
+        """Save a checkpoint, complete on return where it is `required`; called on every rank. Raises
+        CheckpointError as Saver.save does."""
         self.engine.collect()
-        try:
-            save(self.state, self.checkpoints, self.log)
-        except CheckpointError as error:
-            if required or self.config.checkpoint.on_error == "stop":
-                raise
-            logger.warning("%s; the run continues (checkpoint.on_error)", error)
-        else:
-            if self.accelerator.is_main_process and not self.folder.saved_before():
-                self.folder.mark(saved=True)
+        self.saver.save(required)
         self.save_rule.saved()

@@ -194,7 +194,7 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         (["--optim.lrr", "1"], "--optim.lrr: unknown option; did you mean '--optim.lr'?"),
         (["--lr", "1"], "--lr: unknown option; did you mean '--optim.lr'?"),
         (["--zzz", "1"], "--zzz: unknown option; see --help for all of them"),
-        (["--checkpoint", "1"], "--checkpoint: is a section; set what is in it: --checkpoint.every, --checkpoint.keep_last, --checkpoint.keep_best, --checkpoint.keep_every, --checkpoint.on_error"),
+        (["--checkpoint", "1"], "--checkpoint: is a section; set what is in it: --checkpoint.every, --checkpoint.keep_last, --checkpoint.keep_best, --checkpoint.keep_every, --checkpoint.on_error, --checkpoint.in_background"),
         (["--optim.lr", "fast"], "--optim.lr: must be a number > 0 (got 'fast')"),
         (["--optim.lr", "-.1"], "--optim.lr: must be a number > 0 (got -0.1)"),
         (["--optim.lr", "&a [*a]"], "--optim.lr: must be a number > 0 (got '&a [*a]')"),

@@ -151,6 +151,7 @@ def full_disk_after(config: Path, step: int, *overrides: str) -> Trainer:
         else:
             with largest_file(1000):
                 save(required)
+                trainer.saver.finish()
 
     trainer.save = save_on_full_disk  # type: ignore[method-assign]
     return trainer

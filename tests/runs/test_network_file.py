@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from anynet_dist import build_anynet, load_model
 from anynet_dist.runs.manifest import write_manifest
 from anynet_dist.runs.network_file import (
+    DTYPES,
     NetworkDescription,
     load_network,
     read_facts,
     save_network,
     write_description,
+    write_state_dict,
     write_tensors,
 )
 from anynet_dist.system.errors import UserError
@@ -268,3 +270,12 @@ def test_remarks_of_others_in_the_metadata_are_kept_as_texts(tmp_path: Path) -> 
     file = tmp_path / "model.safetensors"
     save_file({"x": torch.zeros(1)}, file, {"author": "somebody", "epoch": "7"})
     assert read_facts(file) == {"author": "somebody", "epoch": 7}
+
+
+def test_a_file_of_tensors_is_the_one_that_safetensors_writes(tmp_path: Path) -> None:
+    tensors = {f"{name} {kind}": torch.ones(5).to(kind) for kind in DTYPES for name in ("b", "a")}
+    tensors |= {"scalar": torch.tensor(3), "nothing": torch.zeros(0, 3), 'é"': torch.randn(2, 3)}
+    images = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    write_state_dict(tmp_path / "ours", tensors | {"images": images}, {"format": "pt"})
+    theirs = save(tensors | {"images": images.contiguous()}, {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == theirs

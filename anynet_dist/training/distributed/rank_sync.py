@@ -26,6 +26,8 @@ class Agreed(NamedTuple):
     stop: int = 0
     """The number of the signal or limit that asks to stop, 0 for none (see stop_requests.reason)."""
     save: bool = False
+    saving: int = 0
+    """The largest saver.Stage of all ranks."""
     synchronised: bool = False
     """Whether the ranks exchanged anything."""
 
@@ -68,18 +70,20 @@ class StepAgreement:
         self.sync, self.requests, self.rule = sync, requests, rule
         self.bad_steps, self.guard = bad_steps, guard
 
-    def after_step(self, progress: Progress, log_now: bool) -> Agreed:
+    def after_step(self, progress: Progress, log_now: bool, saving: int = 0) -> Agreed:
         """What to do now; called on every rank, which exchange something only when it is due.
 
+        `saving` is this rank's saver.Stage.
         Counts bad steps in `progress`. Raises NotFiniteError, on all ranks, where the run cannot continue.
         """
         save = self.rule.by_steps(progress)
         if not (self.sync.due() or log_now or save):
             return Agreed()
         counts = self.bad_steps.read()
-        stop, by_time, *agreed = self.sync.maxima(self.requests.pending(), self.rule.by_time(), *counts)
+        own = (self.requests.pending(), self.rule.by_time(), saving, *counts)
+        stop, by_time, saving_all, *agreed = self.sync.maxima(*own)
         self._check_numbers(BadStepCounts(*map(int, agreed)), progress)
-        return Agreed(int(stop), save or bool(by_time), synchronised=True)
+        return Agreed(int(stop), save or bool(by_time), int(saving_all), synchronised=True)
 
     def _check_numbers(self, counts: BadStepCounts, progress: Progress) -> None:
         if counts.new:

@@ -42,7 +42,7 @@ STANDSTILL_S = 60.0
 
 # Where a process waits for others, by parts of file names; whatever else it does is work of its own.
 WAITS = {
-    "a checkpoint": ("/anynet_dist/training/checkpointing.py",),
+    "a checkpoint": ("/anynet_dist/training/saver.py", "/anynet_dist/training/checkpointing.py"),
     "the other ranks": ("/torch/distributed/", "/accelerate/utils/operations.py", "/torch/autograd/graph.py"),
     "data": ("/torch/utils/data/", "/anynet_dist/data/", "/multiprocessing/"),
 }
