@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from anynet_dist.config import dump_config, load_config
 from anynet_dist.data.batch_plan import plan_batches
@@ -35,7 +36,8 @@ def test_recipe_builds_its_network_and_shares_its_batch(path: Path) -> None:
     config = load_config(path).config
     check_network(config)
     arguments = {"num_classes": 10, **model_arguments(config)}
-    network = build_anynet(**arguments)
+    with torch.device("meta"):
+        network = build_anynet(**arguments)
     counted = network_complexity(network_spec(**arguments), config.data.train_res or 224)
     assert sum(parameter.numel() for parameter in network.parameters()) == counted.params
     assert counted.flops, "the images are large enough for the network"
