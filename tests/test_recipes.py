@@ -173,19 +173,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(folder / "class0" / "0.png")
     for number in range(1, 4096):
         (folder / "class0" / f"{number}.png").hardlink_to(folder / "class0" / "0.png")
-    build_beton(FolderSamples(folder, ["class0"]), folder / "all.beton", classes=["class0"], workers=1)
+    build_beton(FolderSamples(folder, ["class0"]), folder / "all.beton", classes=("class0",), workers=1)
     return folder / "all.beton"
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
 def test_recipe_would_run(path: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As `anynet train FILE --dry-run` finds out, with one block a stage: test_configs.py has them all."""
-    config = load_config(path, ["--run.dir", str(tmp_path / "run"), "--run.cpu", "true"]).config
+    options = ["--run.dir", str(tmp_path / "run"), "--run.cpu", "true"]
+    data = load_config(path).config.data
+    for split in ("train", "val", "test"):
+        options += [f"--data.{split}", str(images)] if getattr(data, split) else []
+    config = load_config(path, options).config
     if config.model.regnet.depth is None:
         config = replace(config, model=replace(config.model, num_blocks_per_stage=1))
-    for split in ("train", "val", "test"):
-        if getattr(config.data, split):
-            config = replace(config, data=replace(config.data, **{split: str(images)}))
     planned = dry_run(config)
     assert planned.plan.batches.global_batch == config.train.global_batch
     assert planned.plan.total_steps == config.train.epochs * (
