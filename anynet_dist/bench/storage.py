@@ -18,9 +18,10 @@ from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.estimate import MOST_SAMPLED, estimate
 from anynet_dist.data.beton.profiles import PROFILES
 from anynet_dist.data.dataset import open_dataset
+from anynet_dist.data.decoding import Pixels
 from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import train_loader
-from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.samples import Opened, Samples
 from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.workers import usable_cores
 
@@ -128,7 +129,7 @@ def _rate(path: Path) -> float:
         loader.close()
 
 
-class _Few:
+class _Few(Samples):
     """Up to 256 samples, spread over the data."""
 
     def __init__(self, samples: Samples) -> None:
@@ -142,6 +143,9 @@ class _Few:
 
     def name(self, index: int) -> str:
         return self.samples.name(int(self.chosen[index]))
+
+    def opened(self, index: int) -> Opened:
+        return self.samples.opened(int(self.chosen[index]))
 
 
 def judge(costs: Sequence[Cost], machine: Machine, images_per_second: float | None) -> list[Verdict]:

@@ -13,14 +13,13 @@ from numpy.typing import ArrayLike
 
 from anynet_dist.data.beton.format import BetonTable
 from anynet_dist.data.beton.sidecar import open_beton
+from anynet_dist.data.decoding import open_image, unreadable
 from anynet_dist.data.order import Indices
 from anynet_dist.data.samples import (
     BetonSamples,
     FolderSamples,
     Samples,
     class_names,
-    open_image,
-    unreadable,
 )
 from anynet_dist.data.splits import refuse_splits
 from anynet_dist.data.transforms.normalisation import Normalisation, constant_channels, scale

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from anynet_dist.data.dataset import Dataset
+from anynet_dist.data.decoding import Pixels, decode, read_image_file, reason
 from anynet_dist.data.loaders.base import LoaderRequest, Placement
 from anynet_dist.data.order import EvalPlan
-from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
+from anynet_dist.data.samples import Samples
 from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.data.transforms.params import SampleTransform
 from anynet_dist.system.errors import UserError
@@ -61,7 +62,7 @@ class Preprocess:
         return batch
 
 
-class _Pictures:
+class _Pictures(Samples):
     """Decoded images as `Samples`, without labels."""
 
     def __init__(self, images: Sequence[Pixels]) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from anynet_dist.data import image_folders
+from anynet_dist.data.decoding import Pixels, decode, read_image_file, reason
 from anynet_dist.data.preprocess import Preprocess
-from anynet_dist.data.samples import Pixels, decode, read_image_file, reason
 from anynet_dist.runs.network_file import NetworkDescription, load_network
 from anynet_dist.system.errors import UserError
 

@@ -15,8 +15,9 @@ from anynet_dist.data import image_folders
 from anynet_dist.data.beton.build import build_beton
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.dataset import open_dataset
+from anynet_dist.data.decoding import ImageError, decode
 from anynet_dist.data.image_folders import IMAGE_SUFFIXES, is_helper
-from anynet_dist.data.samples import FolderSamples, ImageError, class_names, decode
+from anynet_dist.data.samples import FolderSamples, class_names
 from anynet_dist.inference import predict
 from anynet_dist.system.errors import UserError
 

@@ -20,7 +20,8 @@ from anynet_dist.data.beton.format import BetonError
 from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
 from anynet_dist.data.beton.writer import WriteOptions
 from anynet_dist.data.dataset import open_dataset
-from anynet_dist.data.samples import ArraySamples, FolderSamples, ImageError, decode, pixel_limit
+from anynet_dist.data.decoding import ImageError, decode, pixel_limit
+from anynet_dist.data.samples import ArraySamples, FolderSamples
 from anynet_dist.inference.predict import find_images
 from anynet_dist.system.errors import UserError
 from tests.data.loading import make_eval

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anynet_dist.data.samples import FolderSamples, ImageError, class_names, decode
+from anynet_dist.data.decoding import ImageError, decode
+from anynet_dist.data.samples import FolderSamples, class_names
 from anynet_dist.system.errors import UserError
 
 COLOUR = (200, 100, 50)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from anynet_dist.config import load_config
+from anynet_dist.data.decoding import decode
 from anynet_dist.data.loaders.base import Placement
 from anynet_dist.data.loaders.factory import eval_loader
-from anynet_dist.data.samples import decode
 from anynet_dist.data.transforms.normalisation import Normalisation
 from anynet_dist.inference.predict import find_images, predict, prepare
 from anynet_dist.inference.trained import TrainedNetwork

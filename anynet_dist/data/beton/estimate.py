@@ -16,7 +16,8 @@ import numpy as np
 
 from anynet_dist.data.beton import format as fmt
 from anynet_dist.data.beton.writer import SMALLEST_PAGE, Encoder, WriteMode, WriteOptions
-from anynet_dist.data.samples import Samples, import_decoders
+from anynet_dist.data.decoding import import_decoders
+from anynet_dist.data.samples import Samples
 from anynet_dist.system.errors import UserError
 
 logger = logging.getLogger(__name__)

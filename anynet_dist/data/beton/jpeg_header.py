@@ -15,9 +15,8 @@ _FIRST_RESTART, _START = 0xD0, 0xD8
 _TEMPORARY = 0x01
 
 
-def jpeg_size(data: bytes | NDArray) -> tuple[int, int]:
-    """Height and width in the frame header (SOF) of a JPEG, as bytes or an array of them; (0, 0) where it
-    has none.
+def jpeg_frame(data: bytes | NDArray) -> int:
+    """Where the frame header (SOF) of a JPEG starts, as bytes or an array of them; 0 where it has none.
 
     Markers are found as libjpeg finds them: bytes between segments are passed over, markers may be padded.
     """
@@ -29,7 +28,18 @@ def jpeg_size(data: bytes | NDArray) -> tuple[int, int]:
         elif marker == 0 or marker == _TEMPORARY or _FIRST_RESTART <= marker <= _START:
             place += 2
         elif _FIRST_FRAME <= marker <= _LAST_FRAME and marker not in _NO_FRAMES:
-            return data[place + 5] * 256 + data[place + 6], data[place + 7] * 256 + data[place + 8]
+            return place
         else:
             place += 2 + max(2, data[place + 2] * 256 + data[place + 3])
-    return 0, 0
+    return 0
+
+
+def jpeg_size(data: bytes | NDArray) -> tuple[int, int]:
+    """Height and width that a JPEG states of itself; (0, 0) where it states none."""
+    frame = jpeg_frame(data)
+    return size_at(data, frame) if frame else (0, 0)
+
+
+def size_at(data: bytes | NDArray, frame: int) -> tuple[int, int]:
+    """Height and width in the frame header at `frame`."""
+    return data[frame + 5] * 256 + data[frame + 6], data[frame + 7] * 256 + data[frame + 8]

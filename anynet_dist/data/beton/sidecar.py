@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anynet_dist.data.beton.format import BetonError, BetonTable, read_fields, read_table
-from anynet_dist.data.samples import LIMIT_VARIABLE, pixel_limit
+from anynet_dist.data.decoding import LIMIT_VARIABLE, pixel_limit
 from anynet_dist.system.cache import cache_folder
 from anynet_dist.system.files import require_regular_file, sha256_of
 

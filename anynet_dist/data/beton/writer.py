@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anynet_dist.data.beton import format as fmt
-from anynet_dist.data.samples import BetonSamples, ImageError, Pixels, Samples
+from anynet_dist.data.decoding import ImageError, Pixels
+from anynet_dist.data.samples import BetonSamples, Samples
 from anynet_dist.data.transforms.params import uniform_draws
 from anynet_dist.data.worker_pool import map_ranges
 from anynet_dist.system.errors import UserError, unknown_name

@@ -13,7 +13,7 @@ from numba import carray, prange, types
 from numba.extending import intrinsic
 
 from anynet_dist.data.beton.format import JPEG
-from anynet_dist.data.beton.jpeg_header import jpeg_size
+from anynet_dist.data.beton.jpeg_header import jpeg_frame, size_at
 from anynet_dist.data.loaders.c_functions import c_function
 from anynet_dist.data.loaders.jpeg_part import jpeg_part
 from anynet_dist.data.loaders.kept_code import compiled
@@ -72,7 +72,7 @@ def _bytes(file, start, size):  # type: ignore[no-untyped-def]
     return data, True
 
 
-_jpeg_size = compiled()(jpeg_size)
+_jpeg_frame, _size_at = compiled()(jpeg_frame), compiled()(size_at)
 
 
 @compiled()
@@ -87,7 +87,8 @@ def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyp
     if not whole:
         failed = UNREADABLE
     else:
-        stated_height, stated_width = _jpeg_size(data)
+        frame = _jpeg_frame(data)
+        stated_height, stated_width = _size_at(data, frame) if frame != 0 else (0, 0)
         if stated_height == height and stated_width == width:
             return _decode(data, height, width, row)
         if stated_height != 0 and stated_width != 0:  # FFCV would fill the pixels in part, or wrongly

@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as transforms
 
+from anynet_dist.data.decoding import Pixels
 from anynet_dist.data.loaders.base import LoaderRequest, RequestedLoader
 from anynet_dist.data.loaders.shared_memory import check_start, hand_over, tell_of_pipes
 from anynet_dist.data.loaders.transfer import transferred
 from anynet_dist.data.order import Indices, SampleKeys
-from anynet_dist.data.samples import Pixels, Samples
+from anynet_dist.data.samples import Opened, Samples
 from anynet_dist.data.transforms.apply import cut_hole, shift_and_flip
-from anynet_dist.data.transforms.params import TOP, WIDTH, Resize, SampleParams, SampleTransform
+from anynet_dist.data.transforms.params import HEIGHT, TOP, WIDTH, Resize, SampleParams, SampleTransform
 from anynet_dist.data.transforms.resize import resize_boxes
 from anynet_dist.data.transforms.torchvision import torchvision_policy
 from anynet_dist.data.workers import choose_workers, end_with_parent, process_context
@@ -200,11 +201,12 @@ def make_batch(samples: Samples, task: _Task) -> Pixels:
     fill, policy = np.array(transform.fill, np.uint8), torchvision_policy(transform)
     indices, first = task.keys.indices.tolist(), 0
     while first < len(indices):
-        images = _read_block(samples, indices[first:], transform)
+        images = _open_block(samples, indices[first:], transform)
         keys = task.keys.values[first : first + len(images)]
-        heights, widths = np.array([image.shape[:2] for image in images]).T
+        heights, widths = np.array([image.shape for image in images]).T
         params = transform.params(task.epoch, keys, heights, widths)
-        for target, image, row, key in zip(out[first:], images, params, keys, strict=False):
+        for target, opened, row, key in zip(out[first:], images, params, keys, strict=False):
+            image = opened.rows(int(row[TOP] + row[HEIGHT]))
             shift_and_flip(_cut(image, row, size, transform.resize), row, fill, target)
             if policy is not None:
                 planes = torch.from_numpy(target).permute(2, 0, 1)
@@ -214,21 +216,21 @@ def make_batch(samples: Samples, task: _Task) -> Pixels:
     return out
 
 
-def _read_block(samples: Samples, indices: list[int], transform: SampleTransform) -> list[Pixels]:
+def _open_block(samples: Samples, indices: list[int], transform: SampleTransform) -> list[Opened]:
     """The first images of `indices`, as many as BLOCK_BYTES hold and at least one: their parameters are drawn
-    together."""
-    images, read = [], 0
+    together, then each is decoded as far as its box needs."""
+    images, pixels = [], 0
     for index in indices:
-        image = samples.image(index)
-        height, width = image.shape[:2]
+        image = samples.opened(index)
+        height, width = image.shape
         if transform.needs_square and height != width:
             raise UserError(
                 f"{samples.name(index)}: is {width}x{height} pixels, but images are used whole, "
                 "so they must be square; use a random resized crop for training, a centre crop for evaluation"
             )
         images.append(image)
-        read += image.nbytes
-        if read > BLOCK_BYTES:
+        pixels += height * width
+        if 3 * pixels > BLOCK_BYTES:
             break
     return images
 

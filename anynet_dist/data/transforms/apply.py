@@ -45,7 +45,9 @@ def shift_and_flip(
         out[:] = fill
     seen = image[top + shift_y : bottom + shift_y, left + shift_x : right + shift_x]
     if row[FLIP]:
-        out[top:bottom, size - right : size - left] = seen[:, ::-1]
+        mirrored = out[top:bottom, size - right : size - left]
+        for channel in range(3):  # all at once, numpy would run a loop of 3 values for each pixel
+            mirrored[..., channel] = seen[:, ::-1, channel]
     else:
         out[top:bottom, left:right] = seen
 

@@ -19,7 +19,8 @@ from anynet_dist.data.beton.jpeg_header import jpeg_size
 from anynet_dist.data.beton.sidecar import sidecar_path
 from anynet_dist.data.beton.verify import verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
-from anynet_dist.data.samples import ArraySamples, BetonSamples, decode
+from anynet_dist.data.decoding import decode
+from anynet_dist.data.samples import ArraySamples, BetonSamples
 from tests.data.loading import make_eval
 
 LOADERS = ["torch", "device", *(["ffcv"] if importlib.util.find_spec("ffcv") else [])]

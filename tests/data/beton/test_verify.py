@@ -12,7 +12,8 @@ from anynet_dist.data.beton.format import BetonError, read_table
 from anynet_dist.data.beton.sidecar import checksums_path, open_beton, sidecar_path
 from anynet_dist.data.beton.verify import verify_beton, verify_deep
 from anynet_dist.data.beton.writer import WriteOptions
-from anynet_dist.data.samples import ArraySamples, ImageError
+from anynet_dist.data.decoding import ImageError
+from anynet_dist.data.samples import ArraySamples
 
 
 def change(path: Path, *places: int) -> None:

@@ -44,7 +44,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("restarts", [{"restart_marker_blocks": 2}, {"restart_marker_rows": 1}])
-def test_the_part_has_the_pixels_of_the_whole(subsampling: str, restarts: dict[str, int]) -> None:
+def test_the_part_has_the_pixels_of_the_whole(subsampling: str, restarts: dict[str, Any]) -> None:
     data = jpeg(subsampling=subsampling, quality=90, **restarts)
     whole, random = pixels(data), np.random.default_rng(0)
     crops = [CROP, (0, 0, 1, 1), (HEIGHT - 1, WIDTH - 1, HEIGHT, WIDTH), (0, 0, HEIGHT, 40)]
