@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 LINKS = ("last", "best")
 STEP = re.compile(r"step_(\d+)$")
-PARTIAL = re.compile(r"\.(step_\d+|last|best)\.(partial|replaced)$")
+PARTIAL = re.compile(r"\.(step_\d+|last|best)(\.\w+)?\.(partial|replaced)$")
 REPLACED = ".replaced"
 
 
@@ -38,9 +39,17 @@ class Checkpoints:
     in the folder, stay.
     """
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
-        self.folder = folder
-        self.config = config
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        owner: str = "owner",
+        check_owner: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`owner` marks temporary folders as this run's start's, the same on all ranks; `check_owner` raises
+        LostLockError where another process has taken the run over: nothing of it is touched then."""
+        self.folder, self.config = folder, config
+        self.owner, self.check_owner = owner, check_owner
         self.has_links = True
 
     def last(self) -> tuple[Checkpoint | None, dict[Path, str]]:
@@ -102,19 +111,21 @@ class Checkpoints:
 
     def abandon(self) -> None:
         """Remove what is left of checkpoints that were not completed."""
+        self.check_owner()
         for partial in self.folder.glob(".step_*.partial"):
             shutil.rmtree(partial)
 
     def partial(self, step: int) -> Path:
         """The temporary folder of a new checkpoint."""
-        return self.folder / f".step_{step:08d}.partial"
+        return self.folder / f".step_{step:08d}.{self.owner}.partial"
 
     def publish(self, partial: Path) -> Path:
         """Complete a checkpoint: checksums, to the disk, its own name; then prune the old ones and link."""
         write_manifest(partial)
         for file in (*partial.rglob("*"), partial):
             flush(file)
-        target = self.folder / partial.name.removeprefix(".").removesuffix(".partial")
+        target = self.folder / partial.name.split(".")[1]
+        self.check_owner()
         if target.exists():
             self._replace(target, partial)
         else:

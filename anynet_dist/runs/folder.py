@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anynet_dist.config.schema import Config
@@ -23,6 +24,9 @@ class RunFolder:
     """Everything a run writes lies under `path`."""
 
     path: Path
+    check_owner: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+    """Called before anything is written that only the owner may write; raises LostLockError where another
+    process has taken the folder over."""
 
     @property
     def config(self) -> Path:

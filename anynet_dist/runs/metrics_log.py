@@ -18,6 +18,7 @@ from anynet_dist.runs.progress import Progress
 from anynet_dist.runs.trackers import Outcome, RunFacts, Trackers
 from anynet_dist.system.errors import RunError
 from anynet_dist.system.files import atomic_path, flush
+from anynet_dist.system.lock import LostLockError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class RunLog:
     ) -> None:
         """`progress` says how many of the records in the file a resumed run keeps; trackers show `facts`."""
         self.records, self.resumed = progress.records, progress.step > 0
-        self.file = folder.metrics
+        self.file, self.check_owner = folder.metrics, folder.check_owner
         self.may_wait = config.checkpoint.on_error == "continue"
         self.waiting: list[str] = []
         self.kept = hashlib.sha256()
@@ -74,8 +75,10 @@ class RunLog:
             self.trackers.show_network(network, resolution, self.resumed)
 
     def write_waiting(self) -> None:
-        """Hand the records that wait to the file. Raises OSError where the disk does not take them."""
+        """Hand the records that wait to the file. Raises OSError where the disk does not take them, and
+        LostLockError where the run is another process's by now."""
         if self.waiting:
+            self.check_owner()
             append_whole(self.file, "".join(self.waiting))
             self.waiting.clear()
 
@@ -106,6 +109,8 @@ class RunLog:
         except OSError as error:
             lines = "".join(self.waiting)
             logger.error("cannot write %s: %s; these records are not in it:\n%s", self.file, error, lines)
+        except LostLockError:
+            logger.debug("%d records are left out: the log is another process's", len(self.waiting))
         self.trackers.finish(outcome, why)
         self.trackers = None
 

@@ -14,6 +14,7 @@ from anynet_dist.config import Config
 from anynet_dist.runs.folder import RunFolder
 from anynet_dist.runs.progress import Progress
 from anynet_dist.system.files import write_json
+from anynet_dist.system.lock import LostLockError
 from anynet_dist.system.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,13 @@ class RunStatus:
         reason = reason and redact(reason)
         position = {"step": progress.step, "epoch": progress.epoch, "reason": reason}
         try:
+            self.folder.check_owner()
             status = {"state": state, **self.facts, "updated": _now(), **position}
             write_json(self.folder.status, status)
             if state == "stopped":
                 ask_for_resume(self.folder, position)
+        except LostLockError:  # whose status it is now
+            self.writes = False
         except OSError as error:
             logger.warning("cannot write %s: %s", self.folder.status, error)
 

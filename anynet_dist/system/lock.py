@@ -68,6 +68,8 @@ class Lock:
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
+                if self._other_owner():  # whose heartbeat this must not be
+                    return
                 os.utime(self._descriptor)
             except OSError as error:  # a file system that is away for a while is no reason to stop
                 logger.debug("cannot touch %s: %s", self.path, error)

@@ -58,6 +58,7 @@ def write_network(
     network = state.average.module if state.average else state.network
     facts: dict[str, Any] = {**result, "epoch": epoch, "weights": "ema" if state.average else "raw"}
     if state.accelerator.is_main_process:
+        folder.check_owner()
         save_network(folder.weights, network, description, **facts)
         logger.info("trained network (%s weights): %s", facts["weights"], folder.weights)
     state.accelerator.wait_for_everyone()

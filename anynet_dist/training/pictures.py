@@ -75,6 +75,7 @@ def leave_report(
     inspection = evaluator.inspect(split) if split else None
     if not evaluator.accelerator.is_main_process:
         return
+    folder.check_owner()
     if split and inspection:
         with harmless(folder.findings.name):
             findings = _show_mistakes(folder, evaluator, split, inspection, epoch, classes)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Self
 
@@ -22,7 +24,8 @@ from anynet_dist.runs.trackers import Outcome
 from anynet_dist.system import distributed
 from anynet_dist.system.choices import collected_choices
 from anynet_dist.system.errors import StoppedEarly
-from anynet_dist.system.lock import Lock
+from anynet_dist.system.files import remove_partials
+from anynet_dist.system.lock import Lock, LostLockError
 from anynet_dist.system.logging import held_log
 from anynet_dist.system.startup_clock import clock
 from anynet_dist.training import build, setup
@@ -31,6 +34,7 @@ from anynet_dist.training.checkpointing import RunState, own_model_files, restor
 from anynet_dist.training.compilation import compile_network
 from anynet_dist.training.distributed.engine import choose_engine
 from anynet_dist.training.distributed.rank_sync import RankSync, StepAgreement
+from anynet_dist.training.distributed.rank_zero import rank_zero_decides
 from anynet_dist.training.evaluation import Batch, Evaluator
 from anynet_dist.training.finish import Pruned, Stopped, explain
 from anynet_dist.training.garbage import collected_between_steps
@@ -73,7 +77,9 @@ class Run:
             self._watch()
             self._resume()
         except BaseException as error:
-            if isinstance(error, StoppedEarly) and distributed.is_main():  # while it waited for another rank
+            if (
+                isinstance(error, StoppedEarly) and distributed.is_main() and self._is_owner()
+            ):  # while it waited for another rank
                 ask_for_resume(self.folder, {"reason": str(error)})
             self._owned.close()
             raise
@@ -87,7 +93,9 @@ class Run:
         """All parts of the run, in order. The run folder is touched last, when everything else has worked."""
         folder, owned = self.folder, self._owned
         if distributed.is_main():
-            owned.enter_context(Lock(folder.lock, f"{folder.path} is in use"))
+            lock = owned.enter_context(Lock(folder.lock, f"{folder.path} is in use"))
+            folder = self.folder = replace(folder, check_owner=lock.check)
+            remove_partials(folder.path)
         self.stop_requests = owned.enter_context(StopRequests(self.config.run))
         self.stop_requests.call_before_end(self._note_forced_end)
         log_file = owned.enter_context(ExitStack())
@@ -118,7 +126,10 @@ class Run:
         self.description = build.describe_network(config, splits)
         self.engine = choose_engine(config)
         self.engine.connect()
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint)
+        owner = rank_zero_decides(lambda: uuid.uuid4().hex[:8])
+        self.checkpoints = Checkpoints(
+            self.folder.checkpoints, config.checkpoint, owner, self.folder.check_owner
+        )
         self.checkpoint = setup.choose_checkpoint(config, self.checkpoints, self.folder)
         self.config, self.plan = setup.plan_run(config, splits["train"], self.checkpoint)
         return splits
@@ -279,8 +290,15 @@ class Run:
         if distributed.is_main():
             if self.status:
                 self.status.set("failed", why, self.progress)
-            if number != signal.SIGINT:
+            if number != signal.SIGINT and self._is_owner():
                 ask_for_resume(self.folder, {"reason": why})
+
+    def _is_owner(self) -> bool:
+        try:
+            self.folder.check_owner()
+        except LostLockError:
+            return False
+        return True
 
     def close(self, outcome: Outcome = "failed", why: str | None = None) -> None:
         """Record how the run ended; end the threads and processes of the saver and the loaders, and the log;
