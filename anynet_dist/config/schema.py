@@ -246,6 +246,9 @@ class TrainConfig:
     """Further arguments of the loss by name, such as target_threshold of bce."""
     label_smoothing: Fraction = 0.0
     """Fraction of each label spread over all classes."""
+    stochastic_depth: Fraction = 0.0
+    """Probability with which the last residual block leaves out its branch, image by image; it rises to this
+    block by block."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` lets each class count alike in the loss, whatever its number of training images."""
     early_stopping: Count | None = None

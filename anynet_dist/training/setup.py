@@ -17,6 +17,7 @@ from anynet_dist.data.dataset import Dataset
 from anynet_dist.data.loaders.base import Loader
 from anynet_dist.models.activation_checkpointing import checkpoint_activations
 from anynet_dist.models.anynet import AnyNet, build_anynet
+from anynet_dist.models.stochastic_depth import drop_branches
 from anynet_dist.runs.checkpoint import Checkpoint
 from anynet_dist.runs.checkpoints import Checkpoints
 from anynet_dist.runs.folder import RunFolder, check_folder, clear_folder
@@ -154,6 +155,7 @@ def build_network(config: Config, description: NetworkDescription) -> AnyNet:
     if config.model.pretrained:
         load_pretrained(network, config.model.pretrained)
     freeze(network, config.model.freeze)
+    drop_branches(network, config.train.stochastic_depth)
     checkpoint_activations(network, config.train.activation_checkpointing)
     return network
 

@@ -19,6 +19,8 @@ EVERYTHING = (
         "3",
         "--train.max_device_batch",
         "12",
+        "--train.stochastic_depth",
+        "0.3",
         "--model.dropout",
         "0.2",
         "--ema.decay",
@@ -31,7 +33,7 @@ EVERYTHING = (
 
 @pytest.fixture(params=["torch", "ffcv"])
 def options(request: pytest.FixtureRequest, blob_betons: Path) -> tuple[str, ...]:
-    """Accumulation, mixing, dropout, a moving average and progressive resizing, with either loader."""
+    """Accumulation, mixing, dropout of features and branches, an average, growing images; either loader."""
     if request.param == "torch":
         return (*EVERYTHING, "--data.loader", "torch", "--data.workers", "1")
     pytest.importorskip("ffcv")
