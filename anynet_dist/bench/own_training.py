@@ -49,22 +49,22 @@ def train_ours(config: Config, synthetic: bool, pace: Pace) -> None:
 
 def train_bare(config: Config, synthetic: bool, pace: Pace) -> None:
     """A loop of a few lines over the batches of the same loader, with the choices that the trainer makes."""
-    trainer = Trainer(config)
-    _keep_threads(pace)
-    context, config = trainer.state.context, trainer.config
-    device, dtype = trainer.accelerator.device, DTYPES[context.precision]
-    network = build_anynet(**trainer.description.model).train()
-    network.to(device).to(memory_format=FORMATS[context.memory_format])
-    compile_network(network, context.compile or "off")
-    optimizer = build_optimizer(network, config.optim, fused=True)
-    loader: Any = trainer.loaders["train"]
-    for images, labels in _batches(_SameBatch(loader) if synthetic else loader):
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            outputs = network(images)
-        F.cross_entropy(outputs.float(), labels, label_smoothing=config.train.label_smoothing).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        pace.after_step(len(labels))
+    with Trainer(config) as trainer:
+        _keep_threads(pace)
+        context, config = trainer.state.context, trainer.config
+        device, dtype = trainer.accelerator.device, DTYPES[context.precision]
+        network = build_anynet(**trainer.description.model).train()
+        network.to(device).to(memory_format=FORMATS[context.memory_format])
+        compile_network(network, context.compile or "off")
+        optimizer = build_optimizer(network, config.optim, fused=True)
+        loader: Any = trainer.loaders["train"]
+        for images, labels in _batches(_SameBatch(loader) if synthetic else loader):
+            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+                outputs = network(images)
+            F.cross_entropy(outputs.float(), labels, label_smoothing=config.train.label_smoothing).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            pace.after_step(len(labels))
 
 
 def _batches(loader: Any) -> Iterator[Batch]:
