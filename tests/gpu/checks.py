@@ -27,6 +27,11 @@ from anynet_dist.system.files import write_json
 
 Figures = dict[str, Any]
 ANYNET = [sys.executable, "-m", "anynet_dist"]
+NETWORKS = (("resnet50", 256), ("regnetx_3_2gf", 256), ("regnety_4gf", 128))
+STEP_OPTIONS = (
+    *("--precision", "bf16", "--memory-format", "channels_last", "--pass", "train", "--peer", "timm"),
+    *("--compile", "off", "full", "reduce-overhead"),
+)
 REGNET = "configs/imagenet/regnetx_400mf.yaml"
 ENGINES = ("one_machine", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2")
 
@@ -111,6 +116,18 @@ def check_doctor(machine: Machine) -> Figures:
     return figures
 
 
+def check_steps(machine: Machine) -> Figures:
+    """One training step on random images: eager, compiled, as CUDA graphs; timm's network beside it."""
+    figures: Figures = {}
+    for name, batch in NETWORKS:
+        out = machine.work / f"{name}.json"
+        machine.command(*ANYNET, "bench", "model", name, "--batch", str(batch), *STEP_OPTIONS, "--json", out)
+        for row in json.loads(out.read_text())["rows"]:
+            shown = ("images_per_second", "mfu", "bandwidth_share", "peak_memory_gib", "first_step_seconds")
+            figures[f"{name} {row['network']} {row['compile']}"] = {key: row[key] for key in shown}
+    return figures
+
+
 def check_feed(machine: Machine) -> Figures:
     """RegNetX-400MF fed with JPEG: each loader, each way to compile, half precision."""
     common = [*machine.data("photographs"), "--train.max_steps", "300", "--train.log_every", "50"]
@@ -181,6 +198,7 @@ def _json(printed: str) -> str:
 CHECKS: dict[str, Callable[[Machine], Figures]] = {
     "tests": check_tests,
     "doctor": check_doctor,
+    "steps": check_steps,
     "feed": check_feed,
     "cifar": check_cifar,
     "engines": check_engines,

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from anynet_dist.cli import Parser
+from anynet_dist.commands import bench
+from anynet_dist.models import preset_names
 from tests.gpu import checks
 
 
@@ -34,3 +37,12 @@ def test_a_check_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytes
     assert json.loads(out.read_text()) == results
     table = checks.table_of(results)
     assert list(table.columns[0].cells) == ["first", "second", "second part"]
+
+
+def test_the_step_check_measures_with_options_that_the_command_takes() -> None:
+    parser = Parser(prog="anynet bench")
+    bench.configure(parser)
+    for name, batch in checks.NETWORKS:
+        words = ["model", name, "--batch", str(batch), *checks.STEP_OPTIONS, "--json", "out.json"]
+        assert parser.parse_args(words).compile == ["off", "full", "reduce-overhead"]
+        assert name in preset_names()
