@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from anynet_dist.commands.bench import loader, model, peers, scaling, train
+from anynet_dist.commands.bench import fit, loader, model, peers, scaling, train
 
-SUBJECTS = {"model": model, "train": train, "peers": peers, "loader": loader, "scaling": scaling}
+SUBJECTS = {"model": model, "train": train, "peers": peers, "loader": loader, "fit": fit, "scaling": scaling}
 """What is measured, each by a module with `configure(parser)` and `run(args)`; its docstring is the help."""
 
 
