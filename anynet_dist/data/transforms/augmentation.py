@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -25,6 +26,13 @@ from anynet_dist.system.ranges import (
 FlipMode = Literal["random", "alternate"]
 TranslatePadding = Literal["constant", "reflect"]
 AutoAugment = Literal["trivialaugment", "randaugment"]
+TimmRandAugment = Annotated[
+    str,
+    Field(
+        pattern=r"^timm:rand(-(m|n|mmax)[0-9]+|-(p|mstd)[0-9]+(\.[0-9]+)?|-inc[01])*$",
+        description="a RandAugment of timm such as timm:rand-m7-mstd0.5-inc1",
+    ),
+]
 RandAugmentMagnitude = Annotated[int, Field(ge=0, le=30)]
 
 
@@ -54,8 +62,9 @@ class Augmentation:
     """Aspect ratio of that rectangle, smallest and largest."""
     color_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
     """How far brightness, contrast, saturation and hue may change; not with the ffcv loader."""
-    auto_augment: AutoAugment | None = None
-    """A random policy of colour and geometry; not with the ffcv loader."""
+    auto_augment: AutoAugment | TimmRandAugment | None = None
+    """A random policy of colour and geometry: `trivialaugment`, `randaugment`, or timm's RandAugment as timm
+    writes it, such as timm:rand-m7-mstd0.5-inc1; not with the ffcv loader."""
     randaugment_ops: Count = 2
     """Operations that RandAugment applies to an image."""
     randaugment_magnitude: RandAugmentMagnitude = 9
@@ -79,6 +88,8 @@ class Augmentation:
                 adapter.validate_python(value)
             except ValidationError as error:
                 raise _refusal(name, value, hint, error) from None
+        if self.timm_policy and find_spec("timm") is None:
+            raise UserError(f"auto_augment: '{self.auto_augment}' needs timm: pip install timm")
         for name in self.reversed_ranges():
             raise UserError(f"{name}: the smallest comes first, not {getattr(self, name)}")
 
@@ -88,8 +99,14 @@ class Augmentation:
         return [name for name, (smallest, largest) in ranges.items() if smallest > largest]
 
     @property
+    def timm_policy(self) -> str | None:
+        """What timm calls its RandAugment, where that is asked for."""
+        library, _, policy = (self.auto_augment or "").partition(":")
+        return policy if library == "timm" else None
+
+    @property
     def needs_torchvision(self) -> tuple[str, ...]:
-        """Names of what is asked for that only torchvision's transforms can do; FFCV cannot."""
+        """Names of what is asked for that only torchvision's transforms, or timm's, can do; FFCV cannot."""
         asked = {
             "color_jitter": any(self.color_jitter),
             "auto_augment": self.auto_augment is not None,
@@ -107,6 +124,8 @@ def _types() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
 
 def _refusal(name: str, value: Any, hint: Any, error: ValidationError) -> UserError:
     problem = error.errors(include_url=False)[0]
+    if isinstance(value, str) and value.startswith("timm:"):
+        return UserError(f"{name}: timm's RandAugment is written timm:rand-m7-mstd0.5-inc1, not {value}")
     if problem["type"] == "literal_error":
         kinds = (kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal)
         return unknown_name(name, value, get_args(next(kinds)))

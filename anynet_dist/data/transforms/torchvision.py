@@ -1,5 +1,5 @@
-"""What only torchvision's transforms do: colour jitter, automatic policies, random erasing; one sample at a
-time."""
+"""What only torchvision's transforms do, or timm's: colour jitter, automatic policies, random erasing; one
+sample at a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from anynet_dist.data.transforms.augmentation import Augmentation
 from anynet_dist.data.transforms.params import SampleTransform
+from anynet_dist.data.transforms.timm_policy import TimmPolicy
 
 Policy = Callable[[Tensor, int, int], Tensor]
 
@@ -23,7 +24,7 @@ def torchvision_policy(transform: SampleTransform) -> Policy | None:
     """
     if transform.augment is None or not transform.augment.needs_torchvision:
         return None
-    steps = v2.Compose(_steps(transform.augment, transform.fill))
+    steps = v2.Compose(_steps(transform.augment, transform.fill, transform.resolution))
 
     def apply(image: Tensor, epoch: int, key: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
@@ -34,12 +35,14 @@ def torchvision_policy(transform: SampleTransform) -> Policy | None:
     return apply
 
 
-def _steps(augment: Augmentation, fill: tuple[int, int, int]) -> list[v2.Transform]:
-    steps: list[v2.Transform] = []
+def _steps(augment: Augmentation, fill: tuple[int, int, int], side: int) -> list[Callable[[Tensor], Tensor]]:
+    steps: list[Callable[[Tensor], Tensor]] = []
     if augment.auto_augment == "trivialaugment":
         steps.append(v2.TrivialAugmentWide(fill=list(fill)))
     elif augment.auto_augment == "randaugment":
         steps.append(v2.RandAugment(augment.randaugment_ops, augment.randaugment_magnitude, fill=list(fill)))
+    elif augment.timm_policy:
+        steps.append(TimmPolicy(augment.timm_policy, side, fill))
     if any(augment.color_jitter):
         steps.append(v2.ColorJitter(*augment.color_jitter))
     if augment.random_erasing:

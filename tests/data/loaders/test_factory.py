@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ AIRBENCH_STYLE = Augmentation(flip=True, flip_mode="alternate", translate=2, tra
 TORCHVISION_STYLE = Augmentation(
     flip=True, cutout=8, auto_augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), random_erasing=0.5
 )
+STYLES = [TORCHVISION_STYLE, Augmentation(auto_augment="trivialaugment")]
+if importlib.util.find_spec("timm"):
+    STYLES.append(Augmentation(auto_augment="timm:rand-m7-mstd0.5-inc1"))
 IMAGENET_STYLE = Augmentation(flip=True, random_resized_crop=True)
 
 Make = Callable[..., Loader]
@@ -255,7 +259,7 @@ def test_the_resolution_changes_without_a_new_loader(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", [TORCHVISION_STYLE, Augmentation(auto_augment="trivialaugment")])
+@pytest.mark.parametrize("style", STYLES)
 def test_torchvisions_policies_depend_on_seed_epoch_and_sample_alone(
     style: Augmentation, digits: Path, train: Make
 ) -> None:
@@ -263,11 +267,15 @@ def test_torchvisions_policies_depend_on_seed_epoch_and_sample_alone(
         train(digits / "train.beton", name, workers=workers, augment=style, indices=np.arange(200))
         for name, workers in (("torch", 1), ("torch", 2), ("device", 1))
     ]
-    before = torch.get_rng_state()
+    before, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
     first, *others = (epoch(loader, 1)[0] for loader in loaders)
     for other in others:
         assert torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == python
+    after = np.random.get_state(legacy=False)
+    assert np.array_equal(after["state"]["key"], numpy["state"]["key"])
+    assert after["state"]["pos"] == numpy["state"]["pos"]
     plain = train(digits / "train.beton", "torch", indices=np.arange(200), augment=Augmentation(flip=True))
     assert (epoch(plain, 1)[0] != first).any(dim=(1, 2, 3)).float().mean() > 0.7
     assert not torch.equal(epoch(loaders[0], 2)[0], first)

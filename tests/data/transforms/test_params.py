@@ -133,6 +133,7 @@ def test_place_reflects_at_the_edge() -> None:
         ({"flip_mode": "alternating"}, "unknown flip_mode 'alternating'; did you mean 'alternate'"),
         ({"translate_padding": "mirror"}, "unknown translate_padding 'mirror'"),
         ({"auto_augment": "autoaugment"}, "unknown auto_augment 'autoaugment'"),
+        ({"auto_augment": "timm:original-mstd1"}, "auto_augment: timm's RandAugment is written timm:rand-m7"),
         ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, "color_jitter: input should be less than or equal to 0.5"),
         ({"color_jitter": (-0.1, 0.1, 0.1, 0.1)}, "color_jitter: input should be greater than or equal to 0"),
         ({"random_erasing": 1.5}, "random_erasing: input should be less than or equal to 1, not 1.5"),
