@@ -126,10 +126,11 @@ def test_figures_of_torchvisions_second_weights(path: Path) -> None:
     transform = weights.transforms()
     assert transform.crop_size == [data.eval_res]
     assert data.eval_crop_ratio == pytest.approx(transform.crop_size[0] / transform.resize_size[0], abs=1e-4)
-    # torchvision's recipe with another name has repeated augmentation, or a second training at a larger size
-    own_recipe = "#new-recipe" if data.augment.repeats == 1 else "#issuecomment"
-    assert own_recipe in weights.meta["recipe"]
-    assert "fixres" not in weights.meta["recipe"]
+    # The recipe's variants are sections of torchvision's issue; that of a comment repeats augmentation.
+    variant = weights.meta["recipe"].partition("#")[2]
+    small, repeated = data.train_res == 176, data.augment.repeats == 4
+    named = {"new-recipe": (False, False), "new-recipe-with-fixres": (True, False)}
+    assert (small, repeated) == named.get(variant, (True, True))
 
 
 @pytest.mark.parametrize("path", [*STRIKES_BACK, *sorted((IMAGENET / "timm").glob("*.yaml"))], ids=name)
