@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TypeVar
+from itertools import count
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,35 +26,50 @@ class HostCopy:
         self._buffers: list[Tensor] = []
 
     def allocate(self, tree: object) -> None:
-        """Have buffers for the tensors of a tree, those that fit from before. Raises RuntimeError where the
-        memory does not suffice."""
-        self._fit(_tensors(tree))
-
-    def _fit(self, tensors: list[Tensor]) -> None:
-        del self._buffers[len(tensors) :]
-        for number, tensor in enumerate(tensors):
-            if number == len(self._buffers):
-                self._buffers.append(_buffer(tensor))
-            elif not _alike(self._buffers[number], tensor):
-                self._buffers[number] = _buffer(tensor)
+        """Make the buffers for such a tree. Raises RuntimeError where the memory does not suffice."""
+        for number, tensor in enumerate(_tensors(tree)):
+            self._buffer(number, tensor)
 
     @torch.no_grad()
     def copy(self, tree: Tree) -> tuple[Tree, Callable[[], None]]:
         """A copy of the tree as it is now, and what to call, on any thread, before reading its tensors.
 
-        Everything in the tree is copied. Valid until the next copy.
+        Everything in the tree is copied. Valid until the next copy. Raises RuntimeError as `allocate` does.
         """
-        tensors = _tensors(tree)
-        self._fit(tensors)
-        for buffer, tensor in zip(self._buffers, tensors, strict=True):
-            buffer.copy_(tensor, non_blocking=tensor.is_cuda)
-        copies = {id(tensor): buffer for tensor, buffer in zip(tensors, self._buffers, strict=True)}
-        ready = _nothing
-        if any(tensor.is_cuda for tensor in tensors):
-            event = torch.cuda.Event()
-            event.record()
-            ready = event.synchronize
-        return deepcopy(tree, copies), ready
+        on_gpu = False
+        number = count()
+
+        def copied(value: Any) -> Any:
+            nonlocal on_gpu
+            if isinstance(value, Tensor):
+                on_gpu = on_gpu or value.is_cuda
+                return self._buffer(next(number), value).copy_(value, non_blocking=value.is_cuda)
+            if isinstance(value, dict):
+                return {key: copied(entry) for key, entry in value.items()}
+            if isinstance(value, list):
+                return [copied(entry) for entry in value]
+            if isinstance(value, tuple):
+                entries = tuple(copied(entry) for entry in value)
+                unchanged = all(one is other for one, other in zip(entries, value, strict=True))
+                return value if unchanged else entries
+            return deepcopy(value)
+
+        return copied(tree), _recorded() if on_gpu else _nothing
+
+    def _buffer(self, number: int, tensor: Tensor) -> Tensor:
+        """The buffer for the tensor that is the n-th of its tree: the one from before where it fits."""
+        if number == len(self._buffers):
+            self._buffers.append(_memory_for(tensor))
+        elif not _alike(self._buffers[number], tensor):
+            self._buffers[number] = _memory_for(tensor)
+        return self._buffers[number]
+
+
+def _recorded() -> Callable[[], None]:
+    """Waits for what is queued on the GPU now."""
+    event = torch.cuda.Event()
+    event.record()
+    return event.synchronize
 
 
 def _nothing() -> None:
@@ -71,7 +87,7 @@ def _tensors(tree: object) -> list[Tensor]:
     return [tensor for value in tree for tensor in _tensors(value)]
 
 
-def _buffer(tensor: Tensor) -> Tensor:
+def _memory_for(tensor: Tensor) -> Tensor:
     """Host memory for a tensor, written to once: only then does the system hand it out."""
     return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False).zero_()
 

@@ -84,7 +84,7 @@ class Saver:
         step, must = self.state.progress.step, True if required else None
         snapshot = take_snapshot(self.state, self.log)
         try:
-            self._together(lambda: self._begin(step, snapshot))
+            self._together(lambda: self._begin(step))
         except CheckpointError as error:
             self._fail(step, error, must)
             return
@@ -174,15 +174,13 @@ class Saver:
             tree = (snapshot.tensors, snapshot.pickled)
             self._allocated = self._executor.submit(self._copies.allocate, tree)
 
-    def _begin(self, step: int, snapshot: Snapshot) -> None:
-        """Make the folder and the memory ready, for which all ranks wait."""
+    def _begin(self, step: int) -> None:
+        """Make the folder ready, for which all ranks wait."""
+        if self._allocated:
+            wait([self._allocated])
         if self.state.accelerator.is_main_process:
             self.log.write_waiting()
             self.checkpoints.begin(step)
-        if self.background:
-            if self._allocated:
-                wait([self._allocated])
-            self._copies.allocate((snapshot.tensors, snapshot.pickled))
 
     def _write(self, step: int, snapshot: Snapshot, ready: Callable[[], None]) -> None:
         """Write this rank's files."""

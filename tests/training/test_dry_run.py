@@ -43,6 +43,7 @@ def test_it_shows_everything_and_writes_nothing(shown: Shown, tmp_path: Path) ->
         "2 epochs x 3 steps = 6",
         "24 images per step = 24 x 1 device(s) x 1 accumulated",
         "1 x bottleneck /2",
+        "checkpoints    written beside the next steps",
         "training, 24 images at a time   fp32 (MiB)",
         "learning rate\n        0.05 |██",
         "step 6",

@@ -20,7 +20,7 @@ from anynet_dist.runs.checkpoint import find_damage
 from anynet_dist.runs.progress import read_progress
 from anynet_dist.system.errors import RunError, StoppedEarly
 from anynet_dist.training.checkpointing import Snapshot
-from anynet_dist.training.saver import Stage
+from anynet_dist.training.saver import Stage, saves_in_background
 from anynet_dist.training.trainer import Trainer
 from tests.conftest import PATIENCE, Launch
 from tests.training.conftest import assert_same_run, signal_in_step
@@ -275,3 +275,17 @@ def test_two_ranks_that_save_in_the_background_save_what_they_save_otherwise(
         one, other = (tmp_path / name / "checkpoints" / step for name in ("true", "false"))
         for file in ("model.safetensors", "optimizer.bin", "batch_norm_1.pt", "random_states_1.pkl"):
             assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "expected"),
+    [
+        ((), "DDP", (True, "")),
+        (("--checkpoint.in_background", "false"), "DDP", (False, "as configured")),
+        ((), "FSDP2", (False, "all ranks have to be at it, for FSDP2 spreads its state over them")),
+    ],
+)
+def test_steps_wait_where_they_have_to_and_the_run_says_why(
+    blobs_config: Path, options: tuple[str, ...], engine: str, expected: tuple[bool, str]
+) -> None:
+    assert saves_in_background(load_config(blobs_config, options).config, engine) == expected

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from anynet_dist.commands.bench import fit, loader, model, peers, scaling, train
+from anynet_dist.commands.bench import checkpoint, fit, loader, model, peers, scaling, train
 
-SUBJECTS = {"model": model, "train": train, "peers": peers, "loader": loader, "fit": fit, "scaling": scaling}
+SUBJECTS = {
+    "model": model,
+    "train": train,
+    "peers": peers,
+    "loader": loader,
+    "fit": fit,
+    "checkpoint": checkpoint,
+    "scaling": scaling,
+}
 """What is measured, each by a module with `configure(parser)` and `run(args)`; its docstring is the help."""
 
 

@@ -25,6 +25,8 @@ def averaged_statistics(network: nn.Module) -> dict[str, Tensor]:
 
     Nothing where there is one rank. One collective for all layers, called on every rank.
     """
+    if _world_size() == 1:
+        return {}
     names = ("running_mean", "running_var")
     running = {
         f"{layer}.{name}": getattr(module, name)
@@ -32,7 +34,7 @@ def averaged_statistics(network: nn.Module) -> dict[str, Tensor]:
         for name in names
         if getattr(module, name) is not None
     }
-    if not running or _world_size() == 1:
+    if not running:
         return {}
     flat = torch.cat([buffer.reshape(-1).float() for buffer in running.values()])
     dist.all_reduce(flat)
