@@ -68,6 +68,7 @@ def test_the_commands_for_one_network_run(tmp_path: Path, monkeypatch: pytest.Mo
     few = {
         "model": ["--batch", "2", "--res", "32", "--rounds", "1", "--compile", "off", "--cpu"],
         "fit": ["--cpu"],
+        "checkpoint": ["--rounds", "1", "--json"],
     }
     for line in COMMANDS:
         words = shlex.split(line)[1:]
