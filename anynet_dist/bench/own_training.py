@@ -56,7 +56,8 @@ def train_bare(config: Config, synthetic: bool, pace: Pace) -> None:
         network = build_anynet(**trainer.description.model).train()
         network.to(device).to(memory_format=FORMATS[context.memory_format])
         compile_network(network, context.compile or "off")
-        optimizer = build_optimizer(network, config.optim, fused=True)
+        fused = trainer.engine.can_fuse(config.speed)
+        optimizer = build_optimizer(network, config.optim, fused)
         loader: Any = trainer.loaders["train"]
         for images, labels in _batches(_SameBatch(loader) if synthetic else loader):
             with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):

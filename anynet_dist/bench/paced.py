@@ -88,11 +88,10 @@ def alternate_trainings(trainings: Mapping[str, Train], pacing: Pacing) -> dict[
     images = dict.fromkeys(trainings, 0)
     with ExitStack() as stack:
         processes = {}
-        for name, train in trainings.items():
+        for name, train in trainings.items():  # one after the other: what one compiles, the next finds
             processes[name] = _Process(name, train, pacing)
             stack.callback(processes[name].end)
-        for process in processes.values():
-            process.wait()
+            processes[name].wait()
         for name in in_turn(list(trainings), pacing.rounds):
             turn = processes[name].turn()
             images[name] = turn.images

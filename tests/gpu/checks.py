@@ -32,6 +32,7 @@ STEP_OPTIONS = (
     *("--precision", "bf16", "--memory-format", "channels_last", "--pass", "train", "--peer", "timm"),
     *("--compile", "off", "full", "reduce-overhead"),
 )
+SAVING_OPTIONS = ("--model", "regnetx_3_2gf", "--ema")
 REGNET = "configs/imagenet/regnetx_400mf.yaml"
 ENGINES = ("one_machine", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2")
 
@@ -160,6 +161,14 @@ def check_cifar(machine: Machine) -> Figures:
     }
 
 
+def check_saving(machine: Machine) -> Figures:
+    """How long a checkpoint keeps the steps waiting."""
+    out = machine.work / "checkpoint.json"
+    machine.command(*ANYNET, "bench", "checkpoint", *SAVING_OPTIONS, "--json", out)
+    shown = ("block_ms", "total_ms", "megabytes")
+    return {row["way"]: {key: row[key] for key in shown} for row in json.loads(out.read_text())["rows"]}
+
+
 def check_engines(machine: Machine) -> Figures:
     """DDP, DeepSpeed and FSDP2 on all GPUs: losses of 50 steps within 1 % of DDP's."""
     options = [*machine.data("photographs"), "--train.max_steps", "60", "--train.log_every", "1"]
@@ -201,6 +210,7 @@ CHECKS: dict[str, Callable[[Machine], Figures]] = {
     "steps": check_steps,
     "feed": check_feed,
     "cifar": check_cifar,
+    "saving": check_saving,
     "engines": check_engines,
     "predict": check_predict,
 }

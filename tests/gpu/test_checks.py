@@ -46,3 +46,4 @@ def test_the_step_check_measures_with_options_that_the_command_takes() -> None:
         words = ["model", name, "--batch", str(batch), *checks.STEP_OPTIONS, "--json", "out.json"]
         assert parser.parse_args(words).compile == ["off", "full", "reduce-overhead"]
         assert name in preset_names()
+    assert parser.parse_args(["checkpoint", *checks.SAVING_OPTIONS, "--json", "out.json"]).ema
