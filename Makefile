@@ -2,7 +2,7 @@
 PARALLEL = -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-slurm docs lint format clean
+.PHONY: help setup demo test test-quick test-slurm soak docs lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ test-quick: setup ## run the quick tests, under two minutes on two cores
 
 test-slurm: setup ## install SLURM and test slurm/ on a cluster in namespaces (root, Debian or Ubuntu)
 	@tests/slurm/run.sh
+
+soak: setup ## fail every operation on a run's files, kill runs at random moments (hours; docs/reliability.md)
+	.venv/bin/pytest tests/faults --every-operation -s
+	.venv/bin/pytest tests/training/resilience/test_soak.py --kills 20 --loader torch -s
 
 docs: setup ## build the documentation as a site, in site/ (python 3.11.5 or newer)
 	@.venv/bin/python -m mkdocs build --strict

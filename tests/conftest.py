@@ -59,6 +59,7 @@ Start = Callable[..., subprocess.Popen[str]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often the soak test kills its run")
     parser.addoption("--loader", default="device", help="the loader of the soak test")
+    parser.addoption("--every-operation", action="store_true", help="tests/faults: not only a sample of them")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses tests by their markers
@@ -83,6 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kills(pytestconfig: pytest.Config) -> int:
     """How often the soak test kills its run."""
     return int(pytestconfig.getoption("kills"))
+
+
+@pytest.fixture
+def every_operation(pytestconfig: pytest.Config) -> bool:
+    """Whether the tests of faults try every operation of a run on its files."""
+    return bool(pytestconfig.getoption("--every-operation"))
 
 
 @pytest.fixture

@@ -94,7 +94,9 @@ class Checkpoints:
         return entries
 
     def recover(self) -> None:
-        """At a start: bring back a checkpoint whose replacement was interrupted."""
+        """At a start: bring back a checkpoint whose replacement was interrupted, and remove what is left of
+        those that were not completed, or of old ones whose removal was interrupted."""
+        self.abandon()
         for old in self.folder.glob(f".step_*{REPLACED}"):
             target = self.folder / old.name.removeprefix(".").removesuffix(REPLACED)
             if target.exists():

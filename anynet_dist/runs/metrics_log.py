@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,15 @@ def finite(record: Record) -> Record:
 
 
 def append_whole(file: Path, text: str) -> None:
-    """Append text, or, where the disk does not take all of it, nothing."""
+    """Append lines, or, where the disk does not take all of them, nothing."""
     with file.open("ab", buffering=0) as stream:
         size, rest = stream.tell(), memoryview(text.encode())
         try:
             while rest:
                 rest = rest[stream.write(rest) :]
         except OSError:
-            stream.truncate(size)
+            with suppress(OSError):  # which would hide the first one; a line cut short is left out on reading
+                stream.truncate(size)
             raise
 
 

@@ -61,16 +61,20 @@ class RunStatus:
         self.written = time.monotonic()
         reason = reason and redact(reason)
         position = {"step": progress.step, "epoch": progress.epoch, "reason": reason}
-        try:
-            self.folder.check_owner()
-            status = {"state": state, **self.facts, "updated": _now(), **position}
-            write_json(self.folder.status, status)
-            if state == "stopped":
-                ask_for_resume(self.folder, position)
-        except LostLockError:  # whose status it is now
-            self.writes = False
-        except OSError as error:
-            logger.warning("cannot write %s: %s", self.folder.status, error)
+        status = {"state": state, **self.facts, "updated": _now(), **position}
+        for tries_left in (1, 0):  # a state that lasts is worth a second try
+            try:
+                self.folder.check_owner()
+                write_json(self.folder.status, status)
+                if state == "stopped":
+                    ask_for_resume(self.folder, position)
+                return
+            except LostLockError:  # whose status it is now
+                self.writes = False
+                return
+            except OSError as error:
+                if not tries_left:
+                    logger.warning("cannot write %s: %s", self.folder.status, error)
 
 
 def ask_for_resume(folder: RunFolder, facts: dict[str, Any]) -> None:

@@ -121,7 +121,7 @@ def _accelerator_files(accelerator: Accelerator) -> dict[str, Any]:
 
 def _random_states(accelerator: Accelerator) -> dict[str, Any]:
     states = {
-        "step": accelerator.step,
+        "step": 0,  # accelerate's count of micro-batches, which begins anew in a resumed run
         "random_state": random.getstate(),
         "numpy_random_seed": np.random.get_state(),
         "torch_manual_seed": torch.get_rng_state(),

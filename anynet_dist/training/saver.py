@@ -7,8 +7,10 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -218,9 +220,10 @@ class Saver:
     def _fail(self, step: int, error: CheckpointError, raises: bool | None) -> None:
         """Remove what was written, and raise or tell what has happened."""
         if self.state.accelerator.is_main_process:
-            self.checkpoints.abandon()
-        free = f"{shutil.disk_usage(self.checkpoints.folder).free / 2**20:,.0f} MiB are free on its disk"
-        failure = CheckpointError(f"cannot write the checkpoint of step {step} ({free}): {error}")
+            with suppress(OSError):  # of the same disk; the first error is the one to show
+                self.checkpoints.abandon()
+        where = f"{self.checkpoints.folder} ({_free(self.checkpoints.folder)})"
+        failure = CheckpointError(f"cannot write the checkpoint of step {step} in {where}: {error}")
         if raises or (raises is None and self.state.config.checkpoint.on_error == "stop"):
             raise failure from error
         logger.warning("%s%s", failure, "; the run continues (checkpoint.on_error)" if raises is None else "")
@@ -241,6 +244,13 @@ def note_saving(config: Config, engine: str) -> None:
     note_choice(
         "checkpoints", "written beside the next steps" if background else "the steps wait for them", why
     )
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free on its disk"
+    except OSError as error:
+        return str(error.strerror)
 
 
 class _AtOnce(Executor):

@@ -202,7 +202,7 @@ def test_a_disk_that_is_full_ends_the_run_soon_and_the_earlier_ones_stay(
 ) -> None:
     with full_disk() as fill:
         run = trainer(blobs_config, *SAVE_ALL, "--train.epochs", "50", hooks=[fill])
-        with pytest.raises(RunError, match=r"cannot write the checkpoint of step 4 \(.* MiB are free"):
+        with pytest.raises(RunError, match=r"cannot write the checkpoint of step 4 in .* \(.* MiB are free"):
             run.fit()
     assert run.progress.step <= 6
     assert published(tmp_path / "run") == [1, 2, 3]
@@ -253,7 +253,7 @@ def test_a_disk_that_is_full_for_one_rank_is_an_error_on_all(
     result = launch("train", blobs_config, *options, processes=2, check=False)
     said = result.stdout + result.stderr
     assert published(tmp_path / "run") == [1, 2, 3]
-    assert "cannot write the checkpoint of step 4 (" in said
+    assert "cannot write the checkpoint of step 4 in " in said
     assert "Traceback" not in said
     if on_error == "stop":
         assert result.returncode == 1
