@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from anynet_dist.bench.limits import DTYPES
 from anynet_dist.bench.paced import Pace
 from anynet_dist.config.schema import Config
-from anynet_dist.models.anynet import build_anynet
 from anynet_dist.training.compilation import compile_network
 from anynet_dist.training.evaluation import Batch
 from anynet_dist.training.memory_format import FORMATS
 from anynet_dist.training.optim.optimizers import build_optimizer
+from anynet_dist.training.setup import build_network
 from anynet_dist.training.trainer import Trainer
 
 FOR_EVER = 1_000_000
@@ -53,7 +53,7 @@ def train_bare(config: Config, synthetic: bool, pace: Pace) -> None:
         _keep_threads(pace)
         context, config = trainer.state.context, trainer.config
         device, dtype = trainer.accelerator.device, DTYPES[context.precision]
-        network = build_anynet(**trainer.description.model).train()
+        network = build_network(config, trainer.description).train()
         network.to(device).to(memory_format=FORMATS[context.memory_format])
         compile_network(network, context.compile or "off")
         fused = trainer.engine.can_fuse(config.speed)

@@ -15,6 +15,10 @@ class StartupClock:
         self.parts: dict[str, float] = {}
         self._last = psutil.Process().create_time()
 
+    def restart(self) -> None:
+        """Begin anew: the process goes on to another run."""
+        self.parts, self._last = {}, time.time()
+
     def done(self, part: str) -> None:
         """Count the time since the part before to this one."""
         now = time.time()

@@ -312,6 +312,7 @@ class Run:
             self.status = None
         self.log.close(outcome, why)
         self._owned.close()
+        clock.restart()
 
     def __enter__(self) -> Self:
         return self

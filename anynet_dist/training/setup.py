@@ -144,6 +144,8 @@ def start_accelerator(
     if engine.name != "DDP":
         note_choice("engine", engine.name, "as the launcher asks")
     note_choice("precision", precision, why)
+    if accelerator.device.type == "cpu" and not config.speed.copy_ahead:
+        logger.info("speed.copy_ahead has no effect: on a CPU nothing is copied")
     if accelerator.device.type == "cpu" and wait_policy():
         note_choice("threads", wait_policy())
     return precision, accelerator

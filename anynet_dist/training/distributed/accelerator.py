@@ -27,6 +27,7 @@ from anynet_dist.training.distributed.launcher import launcher_wants_cpu, put_as
 logger = logging.getLogger(__name__)
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+DDP_OPTIONS = ("gradient_bucket_view", "gradient_dtype", "static_graph")
 COMM_HOOKS = {
     "fp32": DDPCommunicationHookType.NO,
     "bf16": DDPCommunicationHookType.BF16,
@@ -120,6 +121,12 @@ def build_accelerator(
     return kind(**arguments | engine)
 
 
+def set_for_ddp(speed: SpeedConfig) -> list[str]:
+    """The options of how DDP sends gradients that are not as by default."""
+    usual = SpeedConfig()
+    return [f"speed.{name}" for name in DDP_OPTIONS if getattr(speed, name) != getattr(usual, name)]
+
+
 def _ddp_arguments(speed: SpeedConfig, accumulation: int) -> DistributedDataParallelKwargs:
     """What DDP is made with. Raises UserError for a graph that cannot be static."""
     if speed.static_graph and accumulation > 1:
@@ -127,10 +134,9 @@ def _ddp_arguments(speed: SpeedConfig, accumulation: int) -> DistributedDataPara
             f"speed.static_graph: does not go with gradients that are accumulated over {accumulation}"
             " micro-batches (train.max_device_batch)"
         )
-    if distributed.world_size() == 1 and (speed.static_graph or speed.gradient_dtype != "fp32"):
-        logger.info(
-            "speed.static_graph and speed.gradient_dtype have no effect: one process sends no gradients"
-        )
+    if distributed.world_size() == 1:
+        for option in set_for_ddp(speed):
+            logger.info("%s has no effect: one process sends no gradients", option)
     return DistributedDataParallelKwargs(
         broadcast_buffers=False,
         gradient_as_bucket_view=speed.gradient_bucket_view,

@@ -146,8 +146,8 @@ def reject_ddp_only_options(config: Config, engine: str, precision: str) -> None
         raise UserError(f"train.precision: {engine} trains in bf16 or fp32; fp16 needs DDP")
     if config.train.compile not in ("off", "auto"):
         raise UserError(f"train.compile: goes with DDP only, not with {engine}")
-    if config.speed.static_graph or config.speed.gradient_dtype != "fp32":
-        raise UserError(f"speed.static_graph and speed.gradient_dtype: go with DDP only, not with {engine}")
+    if options := devices.set_for_ddp(config.speed):
+        raise UserError(f"{', '.join(options)}: with DDP only, not with {engine}")
     if config.train.activation_checkpointing and engine.startswith("DeepSpeed"):
         raise UserError(f"train.activation_checkpointing: goes with DDP and FSDP2 only, not with {engine}")
     if config.optim.name not in ELEMENTWISE:

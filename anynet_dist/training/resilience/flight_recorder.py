@@ -30,8 +30,10 @@ class FlightRecorder:
     A rank that is asked with SIGQUIT asks the others of its machine.
     """
 
-    def __init__(self, folder: Path, peers: list[Peer], rank: int, progress: Callable[[], Any]) -> None:
-        """`progress` gives what a record holds of the run's state, as a dataclass or mapping of numbers."""
+    def __init__(
+        self, folder: Path, peers: list[Peer], rank: int, progress: Callable[[], dict[str, int]]
+    ) -> None:
+        """`progress` gives what a record holds of the run's state."""
         self.folder, self.peers, self.rank, self.progress = folder, peers, rank, progress
         self._last = -TOGETHER_S
 

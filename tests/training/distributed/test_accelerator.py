@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from anynet_dist.config.schema import Config, PrecisionChoice, RunConfig, TrainConfig
+from anynet_dist.config.schema import Config, PrecisionChoice, RunConfig, SpeedConfig, TrainConfig
 from anynet_dist.system.errors import UserError
-from anynet_dist.training.distributed.accelerator import choose_precision
+from anynet_dist.training.distributed.accelerator import build_accelerator, choose_precision
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -39,3 +39,14 @@ def test_the_config_overrules_the_launcher_and_says_so(
     with caplog.at_level("WARNING", logger="anynet_dist"):
         assert choose_precision(cpu_config("fp32"))[0] == "fp32"
     assert "the config decides" in caplog.text
+
+
+def test_options_of_sending_gradients_are_named_where_one_process_sends_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    speed = SpeedConfig(gradient_dtype="bf16", gradient_bucket_view=False)
+    with caplog.at_level("INFO", logger="anynet_dist"):
+        build_accelerator(replace(cpu_config("fp32"), speed=speed), "fp32", 1)
+    assert "speed.gradient_bucket_view has no effect: one process" in caplog.text
+    assert "speed.gradient_dtype has no effect" in caplog.text
+    assert "static_graph" not in caplog.text
