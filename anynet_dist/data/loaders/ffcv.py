@@ -113,7 +113,8 @@ class _Decoder:
         self.file, self.transform, self.ring, self.epoch = file, transform, ring, epoch
         self.batches, self.workers = batches, workers
         table = file.table
-        self._columns = (table.starts, table.sizes, table.heights, table.widths, table.modes)
+        modes = table.modes if (table.modes == JPEG).any() else None  # without, less is compiled
+        self._columns = (table.starts, table.sizes, table.heights, table.widths, modes)
         self._fill: NDArray[np.uint8] = np.array(transform.fill, np.uint8)
 
     def __len__(self) -> int:

@@ -76,12 +76,20 @@ _jpeg_frame, _size_at = compiled()(jpeg_frame), compiled()(size_at)
 
 
 @compiled()
+def _read_rows(file, start, width, row):  # type: ignore[no-untyped-def]
+    """The same of pixels that are stored as they are."""
+    data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
+    return data.reshape(row[HEIGHT], width, 3), row[TOP], 0, 0 if whole else UNREADABLE
+
+
+@compiled()
 def _read(file, start, size, height, width, mode, row):  # type: ignore[no-untyped-def]
     """At least the pixels of a sample that its box needs, shape (rows, columns, 3), which row and column of
     the image comes first, and what to note as FAILED."""
+    if mode is None:  # no JPEGs in the file: what follows is not even compiled
+        return _read_rows(file, start, width, row)
     if mode != JPEG:
-        data, whole = _bytes(file, start + 3 * width * row[TOP], 3 * width * row[HEIGHT])
-        return data.reshape(row[HEIGHT], width, 3), row[TOP], 0, 0 if whole else UNREADABLE
+        return _read_rows(file, start, width, row)
     data, whole = _bytes(file, start, size)
     failed = DAMAGED
     if not whole:
@@ -181,6 +189,13 @@ def _decode_sample(file, start, size, height, width, mode, row, fill, out):  # t
         _fill(out, row[HOLE_TOP], row[HOLE_LEFT], row[HOLE_BOTTOM], row[HOLE_RIGHT], fill)
 
 
+@compiled()
+def _mode(modes, index):  # type: ignore[no-untyped-def]
+    if modes is None:
+        return None
+    return modes[index]
+
+
 @compiled(parallel=True)
 def decode_batch(indices, file, starts, sizes, heights, widths, modes, params, fill, out):  # type: ignore[no-untyped-def]
     """Decode the samples `indices` (B,) into `out` (B, R, R, 3) as `params` (B, NUM_COLUMNS) says, and mark
@@ -190,5 +205,5 @@ def decode_batch(indices, file, starts, sizes, heights, widths, modes, params, f
     """
     for number in prange(len(indices)):
         index = indices[number]
-        sample = (starts[index], sizes[index], heights[index], widths[index], modes[index])
+        sample = (starts[index], sizes[index], heights[index], widths[index], _mode(modes, index))
         _decode_sample(file, *sample, params[number], fill, out[number])
